@@ -1,0 +1,1 @@
+"""rekeyd keeps the access keys of AWS backup users fresh. Start reading at `rekeyd.model`."""

@@ -1,0 +1,296 @@
+"""The vocabulary of a rotation: what IAM says, what custody knows, and the steps there are.
+
+Frozen data without I/O. Every instant is an aware UTC `datetime` of the server's clock; every
+duration is a `timedelta`. The invariants that all of rekeyd serves:
+
+S1  At every instant every sink holds an Active key of the right user.
+S2  No key is deleted that a sink holds, that was lately in use, or that is not ours; every deletion
+    is preceded by Inactive and a grace.
+S3  Never a mint with two keys listed, never two rotations of one identity at once.
+S4  No secret leaves custody but to a sink.
+L1  Once faults cease: exactly one Active key, held by every sink, or a Hold that says why.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from hashlib import sha256
+from typing import Any
+
+
+class Secret:
+    """A secret access key. It shows itself only when asked to `reveal`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    __str__ = __repr__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a secret is not pickled")
+
+
+@dataclass(frozen=True, slots=True)
+class AccessPair:
+    """A key id with its secret: what a consumer signs with, and what a sink is given as one object."""
+
+    key_id: str
+    secret: Secret
+
+    def fingerprint(self) -> str:
+        """Tells this pair from any other without telling the secret, which has 240 random bits."""
+        return sha256(f"{self.key_id}:{self.secret.reveal()}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One access key as IAM lists it. `last_used` lags, by hours at times (AWS, GetAccessKeyLastUsed)."""
+
+    id: str
+    active: bool
+    created: datetime
+    last_used: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """What custody knows of one key of ours.
+
+    Without a `sealed` secret it is an orphan (the answer to its mint was lost), or it was `adopted`.
+    """
+
+    key_id: str
+    minted: datetime
+    sealed: bytes | None = None
+    fingerprint: str = ""
+    adopted: bool = False
+    refused: datetime | None = None  # a probe with it was last refused
+    verified: datetime | None = None  # it was proved to work as the consumer uses it
+    delivered: Mapping[str, datetime] = field(default_factory=dict)  # sink: first handed to it
+    current: datetime | None = None  # every sink was first seen to hold it
+    given_up: datetime | None = None  # it shall not be delivered any more
+    deactivated: datetime | None = None
+    restored: datetime | None = None  # it was made Active, current or ours again
+    revoked: datetime | None = None  # it leaked: retired without overlap and grace
+    missing: datetime | None = None  # IAM was first seen not to list it
+    deleted: datetime | None = None
+
+    @property
+    def born(self) -> datetime:
+        """The instant from which its age counts."""
+        return max(self.minted, self.restored or self.minted)
+
+    @property
+    def orphan(self) -> bool:
+        return self.sealed is None and not self.adopted
+
+    @property
+    def handed_out(self) -> bool:
+        """Whether anybody but custody can know its secret."""
+        return self.adopted or bool(self.delivered)
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Written before CreateAccessKey is sent, which cannot be repeated: when, and the keys there were."""
+
+    at: datetime
+    known: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Custody:
+    """What rekeyd durably knows of an identity, beyond what IAM can tell."""
+
+    user_id: str | None = None  # a user deleted and made again has another one
+    intent: Intent | None = None
+    pairs: tuple[Pair, ...] = ()
+    asked: datetime | None = None  # a rotation was asked for
+    rotated: datetime | None = None  # a new pair last reached every sink
+    ledger: Mapping[str, str] = field(default_factory=dict)  # sink: key id last put, "" in doubt
+    gone: tuple[str, ...] = ()  # ids that were ours
+
+    def with_pair(self, key_id: str, **changes: Any) -> "Custody":
+        """This custody with one pair changed."""
+        return replace(
+            self,
+            pairs=tuple(replace(p, **changes) if p.key_id == key_id else p for p in self.pairs),
+        )
+
+    def without_pair(self, key_id: str) -> "Custody":
+        """This custody with a pair of ours forgotten; its id is remembered as once ours."""
+        return replace(
+            self,
+            pairs=tuple(p for p in self.pairs if p.key_id != key_id),
+            gone=(*self.gone, key_id)[-16:],
+        )
+
+    def promote(self, pair: Pair, now: datetime) -> "Custody":
+        """This custody with `pair` chosen to be current again, and every newer one given up."""
+        newer = [p for p in self.pairs if p.minted > pair.minted and not p.given_up]
+        chosen = self.with_pair(
+            pair.key_id, given_up=None, restored=now, verified=None, refused=None, current=None
+        )
+        for other in newer:
+            chosen = chosen.with_pair(other.key_id, given_up=now)
+        return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class SinkView:
+    """What a look at one sink found: the key id that it holds, or why that cannot be told."""
+
+    name: str
+    holds: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """An identity's rotation times. `due` gives the instant at which a key of that birth is due."""
+
+    due: Callable[[datetime], datetime]
+    overlap: timedelta
+    grace: timedelta
+    settle: timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One look at everything that a decision depends on. `now` is the Date of IAM's listing."""
+
+    now: datetime
+    user_id: str | None  # None: IAM knows no such user
+    root: bool = False  # the caller signs as the account's root user
+    keys: tuple[Key, ...] = ()
+    custody: Custody = field(default_factory=Custody)
+    sinks: tuple[SinkView, ...] = ()
+
+    @property
+    def listed(self) -> dict[str, Key]:
+        return {key.id: key for key in self.keys}
+
+    @property
+    def target(self) -> Pair | None:
+        """The pair that every sink should hold: the newest whose secret we have."""
+        return next(iter(self._candidates(lambda p: p.given_up is None)), None)
+
+    @property
+    def fallback(self) -> Pair | None:
+        """The pair to go back to when the target is dead: proved once, and still listed."""
+        fit = self._candidates(lambda p: p.verified and not p.revoked and p.key_id in self.listed)
+        return next((pair for pair in fit if pair != self.target), None)
+
+    def _candidates(self, fit: Callable[[Pair], object]) -> list[Pair]:
+        usable = [p for p in self.custody.pairs if p.sealed and not p.deleted and fit(p)]
+        return sorted(usable, key=lambda p: (p.minted, p.key_id), reverse=True)
+
+    @property
+    def ours(self) -> set[str]:
+        """Every key id that is or was ours."""
+        return {pair.key_id for pair in self.custody.pairs} | set(self.custody.gone)
+
+    @property
+    def foreign(self) -> tuple[Key, ...]:
+        return tuple(key for key in self.keys if key.id not in self.ours)
+
+    def holders(self, key_id: str) -> list[str]:
+        return [sink.name for sink in self.sinks if sink.holds == key_id]
+
+    @property
+    def strangers(self) -> list[SinkView]:
+        """The sinks that hold a key which is not ours."""
+        return [sink for sink in self.sinks if sink.holds and sink.holds not in self.ours]
+
+    def dead(self, pair: Pair, timing: Timing) -> bool:
+        """Whether somebody else deleted or deactivated it. Younger than `settle`, a listing may lie."""
+        key = self.listed.get(pair.key_id)
+        gone = key is None or (not key.active and pair.deactivated is None)
+        return gone and self.now >= pair.born + timing.settle
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """rekeyd will not go on by itself: a reason for machines, what happened, and what to do."""
+
+    reason: str
+    what: str
+    do: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Nothing to do before this instant."""
+
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A fact was seen: custody changes, nothing else does."""
+
+    what: str
+    custody: Custody
+
+
+@dataclass(frozen=True, slots=True)
+class Mint:
+    known: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    key_id: str
+    sinks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activate:
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deactivate:
+    key_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    key_id: str
+
+
+Step = Hold | Rest | Record | Mint | Verify | Deliver | Activate | Deactivate | Delete
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The one next step, and the name of the rule that asks for it."""
+
+    rule: str
+    step: Step
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asks for: `rotate`, `revoke`, `rollback`, or `adopt` with a key id or user id."""
+
+    kind: str
+    argument: str = ""
+
+
+def short(key_id: str) -> str:
+    """A key id as people may see it: its last four characters."""
+    return f"…{key_id[-4:]}"

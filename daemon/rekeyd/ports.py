@@ -1,0 +1,130 @@
+"""What the core needs from the world. The docstrings are the contract that every adapter keeps.
+
+All methods raise only `rekeyd.errors`: `Transient` when trying again may help, `Refused` when a
+person must change something first. All calls return or fail within a bounded time.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from rekeyd.model import AccessPair, Custody, Key, Request, Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The keys of a user, all pages of them, and IAM's own clock (the Date header of the answer)."""
+
+    now: datetime
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """CreateAccessKey's answer: the only place where the secret ever stands."""
+
+    pair: AccessPair
+    created: datetime
+
+
+class Iam(Protocol):
+    """The control plane of one IAM user, signed with the daemon's own credentials."""
+
+    def caller_is_root(self) -> bool:
+        """Tell whether the daemon signs as the account's root user."""
+
+    def user_id(self) -> str | None:
+        """Return the user's unique id, or None when there is no such user."""
+
+    def list_keys(self) -> Listing:
+        """List the user's keys without their last use."""
+
+    def last_used(self, key_id: str) -> datetime | None:
+        """Return when a key last signed a request, as far as IAM tells yet."""
+
+    def create_key(self) -> NewKey:
+        """Make a key: one request, sent once and never again.
+
+        Raises `Unanswered` when nobody knows whether it was made; anything else means it was not.
+        """
+
+    def set_active(self, key_id: str, active: bool) -> datetime:
+        """Activate or deactivate a key; return IAM's clock. Raises `Gone` when it does not exist."""
+
+    def delete_key(self, key_id: str) -> datetime:
+        """Delete a key; return IAM's clock. A key that does not exist is success."""
+
+
+class Consumer(Protocol):
+    """The data plane as the backup program meets it."""
+
+    def probe(self, pair: AccessPair) -> None:
+        """Use the pair once as a backup would, over fresh connections.
+
+        Raises `Propagating` when the key is not known yet or any more, `Refused` when it is known
+        and may not do what a backup needs.
+        """
+
+
+class Sink(Protocol):
+    """A place where a consumer reads the pair.
+
+    A pair is written as one object: a reader sees the old pair or the new one, never half of each.
+    """
+
+    name: str
+    """Unique within the identity: its type and what it points at, as people read it."""
+
+    readable: bool
+    """Whether `read` works. A write-only sink is followed by custody's ledger instead."""
+
+    def check(self) -> None:
+        """Prove that `put` would work, without writing anything a consumer could notice."""
+
+    def read(self) -> AccessPair | None:
+        """Return the pair that the sink holds, or None when it holds none. Not for write-only ones."""
+
+    def put(self, pair: AccessPair) -> None:
+        """Make the sink hold this pair, durably. Doing it twice is the same as doing it once."""
+
+
+class Sealer(Protocol):
+    """Encrypts secrets at rest, bound to the identity and the key id that they belong to."""
+
+    def seal(self, identity: str, pair: AccessPair) -> bytes:
+        """Encrypt the secret of a pair."""
+
+    def unseal(self, identity: str, key_id: str, sealed: bytes) -> Secret:
+        """Decrypt it. Raises `Misconfigured` when it was sealed with another key or for another id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of an identity's history: what was done, by which rule, and how it ended."""
+
+    at: datetime
+    identity: str
+    rule: str
+    step: str
+    outcome: str  # done | retry | refused | asked
+    detail: str = ""
+
+
+class CustodyStore(Protocol):
+    """Custody that outlives a crash: when `save` has returned, the change is on the disk."""
+
+    def load(self, identity: str) -> Custody:
+        """Return what is known; an empty custody for an identity never seen."""
+
+    def save(self, identity: str, custody: Custody) -> None:
+        """Replace custody durably. Raises `Transient` when it cannot (disk full), changing nothing."""
+
+    def log(self, event: Event) -> None:
+        """Append to the history. Best effort: a lost line loses no key."""
+
+    def requests(self, identity: str) -> Sequence[tuple[int, Request]]:
+        """Return what people asked for and was not settled yet, oldest first, with its number."""
+
+    def settle(self, identity: str, number: int, custody: Custody | None) -> None:
+        """Take a request off the list, with the custody that it led to, in one transaction."""

@@ -1,0 +1,352 @@
+"""The whole decision: `plan` looks at a snapshot and names the one next step.
+
+The rules are tried in order and the first match wins. Nothing remembers where a rotation was: after
+a crash, a restart or a person's hand in IAM the same snapshot leads to the same step.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rekeyd.errors import Permanent
+from rekeyd.model import (
+    Activate,
+    Custody,
+    Deactivate,
+    Decision,
+    Delete,
+    Deliver,
+    Hold,
+    Key,
+    Mint,
+    Pair,
+    Record,
+    Request,
+    Rest,
+    Snapshot,
+    Step,
+    Timing,
+    Verify,
+    short,
+)
+
+CLOCK_SKEW = timedelta(seconds=5)
+"""How far apart the Date of IAM's listing and a CreateDate may be: both have whole seconds."""
+
+NOTHING = timedelta()
+
+
+def plan(snapshot: Snapshot, timing: Timing) -> Decision:
+    """Name the next step, and the rule that asks for it. A dry run is this and nothing else."""
+    for rule in RULES:
+        step = rule(snapshot, timing)
+        if step is not None:
+            return Decision(rule.__name__, step)
+    raise AssertionError("the last rule always answers")
+
+
+def guard(s: Snapshot, _: Timing) -> Step | None:
+    """Touch nothing unless this is the user that we know, and not with root's credentials."""
+    if s.root:
+        return Hold(
+            "root",
+            "rekeyd is running with the account's root credentials",
+            "give the daemon an IAM role or user with the policy of `rekeyd policy rotator`",
+        )
+    if s.user_id is None:
+        return Hold(
+            "user_missing",
+            "IAM knows no such user, so its backups cannot sign in",
+            "create it with `rekeyd provision`, or correct `user` in the configuration",
+        )
+    if s.custody.user_id is None:
+        return Record("met the user", replace(s.custody, user_id=s.user_id))
+    if s.custody.user_id != s.user_id:
+        return Hold(
+            "user_replaced",
+            "the user was deleted and made again, so every pair that the sinks hold is dead",
+            f"if that was meant, `rekeyd adopt IDENTITY {s.user_id}` hands over the new user",
+        )
+    return None
+
+
+def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
+    """Once IAM can no longer hide it, find the key of a mint whose answer was lost.
+
+    One call makes one key: with two that fit, neither is known to be ours.
+    """
+    intent = s.custody.intent
+    if intent is None or s.now < intent.at + t.settle:
+        return None
+    fitting = [
+        key
+        for key in s.foreign
+        if key.id not in intent.known
+        and intent.at - CLOCK_SKEW <= key.created <= intent.at + t.settle
+        and key.last_used is None
+        and not s.holders(key.id)
+    ]
+    closed = replace(s.custody, intent=None)
+    if len(fitting) != 1:
+        return Record("the interrupted mint left no key", closed)
+    orphan = Pair(key_id=fitting[0].id, minted=fitting[0].created)
+    return Record(
+        f"the interrupted mint left {short(orphan.key_id)}, whose secret nobody has",
+        replace(closed, pairs=(*closed.pairs, orphan)),
+    )
+
+
+def forget_what_vanished(s: Snapshot, t: Timing) -> Step | None:
+    """Follow IAM's listing, slowly: absence changes custody and never justifies a call."""
+    for pair in s.custody.pairs:
+        listed = pair.key_id in s.listed
+        if pair.deleted and s.now >= pair.deleted + t.settle:
+            if listed:
+                return _note(s, pair, "is listed again after its deletion", deleted=None)
+            return Record(f"{short(pair.key_id)} is gone", s.custody.without_pair(pair.key_id))
+        if pair.deleted:
+            continue
+        if listed and pair.missing:
+            return _note(s, pair, "is listed again", missing=None)
+        if not listed and s.now >= pair.born + t.settle:
+            if pair.missing is None:
+                return _note(s, pair, "is not listed any more", missing=s.now)
+            if s.now >= pair.missing + t.settle:
+                what = f"{short(pair.key_id)} was deleted by somebody else"
+                return Record(what, s.custody.without_pair(pair.key_id))
+    return None
+
+
+def go_back(s: Snapshot, t: Timing) -> Step | None:
+    """When the current key is dead and an older pair still exists, make that one current."""
+    target = s.target
+    if target is None:
+        return None
+    if s.dead(target, t):
+        if s.fallback:
+            what = f"{short(target.key_id)} is dead: going back to {short(s.fallback.key_id)}"
+            return Record(what, s.custody.promote(s.fallback, s.now))
+        if target.key_id in s.listed and not _wanted(s, target):
+            return Hold(
+                "deactivated",
+                f"somebody deactivated the current key {short(target.key_id)}, "
+                "so backups are refused",
+                "activate it in IAM, or run `rekeyd rotate --revoke-now` for a new one",
+            )
+        return None
+    return Activate(target.key_id) if target.deactivated else None
+
+
+def verify(s: Snapshot, t: Timing) -> Step | None:
+    """Prove the new pair before anybody is given it; give it up when it never works."""
+    target = s.target
+    if target is None or target.verified or s.dead(target, t):
+        return None
+    late = target.refused is not None and s.now >= target.born + t.settle
+    if late and not s.holders(target.key_id):
+        return _note(s, target, "never worked: giving it up", given_up=s.now)
+    return Verify(target.key_id)
+
+
+def deliver(s: Snapshot, t: Timing) -> Step | None:
+    """Give the current pair to every sink that lacks it, but never over a key that is not ours."""
+    target = s.target
+    if target is not None and target.verified and not s.dead(target, t):
+        lacking = [sink for sink in s.sinks if sink.holds != target.key_id]
+        todo = tuple(sink.name for sink in lacking if sink not in s.strangers)
+        if todo:
+            return Deliver(target.key_id, todo)
+        if not lacking and target.current is None:
+            custody = s.custody.with_pair(target.key_id, current=s.now)
+            if s.custody.rotated is None or target.minted > s.custody.rotated:
+                custody = replace(custody, rotated=s.now)
+            return Record(f"every sink holds {short(target.key_id)}", custody)
+    if s.strangers:
+        sink = s.strangers[0]
+        return Hold(
+            "foreign_in_sink",
+            f"sink {sink.name} holds {short(sink.holds or '')}, a key that rekeyd does not know",
+            f"if rekeyd may replace it, `rekeyd adopt IDENTITY {sink.holds}`; "
+            "else point the sink elsewhere",
+        )
+    return None
+
+
+def retire(s: Snapshot, t: Timing) -> Step | None:
+    """Deactivate, and a grace later delete, what nobody needs: checked afresh before each step."""
+    in_use: Pair | None = None
+    for pair in s.custody.pairs:
+        key = s.listed.get(pair.key_id)
+        if key is None or not _dispensable(s, pair, t):
+            continue
+        step = _retire_listed(s, t, pair, key)
+        if step is not None:
+            return step
+        if key.active and _used_too_long(s, t, pair, key):
+            in_use = pair
+    if in_use is None:
+        return None
+    return Hold(
+        "in_use",
+        f"the superseded key {short(in_use.key_id)} is still used by something that reads no sink",
+        "find it (`rekeyd status` says when it was last used) and give it a sink; "
+        "`rekeyd rotate --revoke-now` cuts it off",
+    )
+
+
+def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
+    if pair.orphan and key.last_used:  # somebody has its secret: it was never our orphan
+        if not key.active:
+            return Activate(key.id)
+        kept = replace(s.custody, pairs=tuple(p for p in s.custody.pairs if p != pair))
+        return Record(f"{short(key.id)} is in use, so it is not ours", kept)
+    overlap = _overlap(t, pair)
+    if key.active:
+        if pair.deactivated is None:
+            quiet = s.now >= _needed_until(s, pair, key) + overlap
+            return Deactivate(key.id) if quiet or pair.revoked else None
+        if s.now < pair.deactivated + t.settle:
+            return None  # the listing may be stale
+        return _note(s, pair, "was activated by somebody", deactivated=None, restored=s.now)
+    if pair.deactivated is None:
+        if s.now < pair.born + t.settle:
+            return None  # the listing may be stale
+        return _note(s, pair, "is inactive", deactivated=s.now)
+    if key.last_used and key.last_used > pair.deactivated - overlap and not pair.revoked:
+        return Activate(key.id)  # IAM tells of a use only now: whoever it was is refused meanwhile
+    grace = NOTHING if pair.revoked else t.grace
+    return Delete(key.id) if s.now >= pair.deactivated + grace else None
+
+
+def mint(s: Snapshot, t: Timing) -> Step | None:
+    """Make a new pair when it is due, there is room for it, and every sink could take it."""
+    if s.custody.intent or not _due(s, t):
+        return None
+    troubled = next((sink for sink in s.sinks if sink.problem), None)
+    if troubled:
+        return Hold(
+            "sink",
+            f"a rotation is due, but sink {troubled.name} could not take a new pair: "
+            f"{troubled.problem}",
+            "mend the sink; the current pair goes on working, and rekeyd tries again by itself",
+        )
+    expected = {p.key_id for p in s.custody.pairs if not p.deleted and not p.missing}
+    if len(s.listed.keys() | expected) < 2:
+        return Mint(frozenset(s.listed))
+    if any(pair.deleted or _dispensable(s, pair, t) for pair in s.custody.pairs):
+        return None  # a slot becomes free by itself
+    names = " and ".join(short(key.id) for key in s.foreign) or "the keys that the sinks hold"
+    return Hold(
+        "slots_full",
+        f"a rotation is due, but IAM allows two keys and {names} cannot be retired",
+        "delete the key that nobody uses, or hand it over with `rekeyd adopt IDENTITY KEY_ID`",
+    )
+
+
+def rest(s: Snapshot, t: Timing) -> Step:
+    """Sleep until the next instant at which a rule could match."""
+    instants = [t.due(s.target.born)] if s.target else []
+    if s.custody.intent:
+        instants.append(s.custody.intent.at + t.settle)
+    for pair in s.custody.pairs:
+        since = (pair.born, pair.missing, pair.deleted, pair.deactivated)
+        instants += [instant + t.settle for instant in since if instant]
+        if pair.deactivated:
+            instants.append(pair.deactivated + t.grace)
+        if key := s.listed.get(pair.key_id):
+            instants.append(_needed_until(s, pair, key) + _overlap(t, pair))
+    return Rest(min((i for i in instants if i > s.now), default=s.now + t.settle))
+
+
+RULES: tuple[Callable[[Snapshot, Timing], Step | None], ...] = (
+    guard,
+    close_a_crashed_mint,
+    forget_what_vanished,
+    go_back,
+    verify,
+    deliver,
+    retire,
+    mint,
+    rest,
+)
+
+
+def grant(s: Snapshot, request: Request) -> Custody:
+    """Take what a person asked for into custody, where the rules find it.
+
+    Raises `Permanent` when it cannot be granted; nothing has changed then.
+    """
+    match request.kind:
+        case "rotate":
+            return replace(s.custody, asked=s.now)
+        case "revoke":
+            leaked = tuple(replace(pair, revoked=s.now) for pair in s.custody.pairs)
+            return replace(s.custody, asked=s.now, pairs=leaked)
+        case "rollback":
+            if s.fallback is None:
+                raise Permanent(
+                    "there is no superseded pair to go back to",
+                    "`rekeyd rotate` makes a fresh pair instead",
+                )
+            return s.custody.promote(s.fallback, s.now)
+        case _:
+            return _adopt(s, request.argument)
+
+
+def _adopt(s: Snapshot, name: str) -> Custody:
+    if name == s.user_id:
+        theirs = tuple(pair.key_id for pair in s.custody.pairs)
+        return Custody(user_id=s.user_id, asked=s.now, gone=(*s.custody.gone, *theirs)[-16:])
+    if name in s.ours:
+        return s.custody
+    if key := s.listed.get(name):
+        pair = Pair(key_id=key.id, minted=key.created, adopted=True, restored=s.now)
+        return replace(s.custody, pairs=(*s.custody.pairs, pair))
+    if s.holders(name):
+        return replace(s.custody, gone=(*s.custody.gone, name)[-16:])
+    raise Permanent(
+        f"{short(name)} is neither a key of this user nor in a sink", "`rekeyd status` lists them"
+    )
+
+
+def _note(s: Snapshot, pair: Pair, what: str, **changes: datetime | None) -> Record:
+    return Record(f"{short(pair.key_id)} {what}", s.custody.with_pair(pair.key_id, **changes))
+
+
+def _wanted(s: Snapshot, target: Pair) -> bool:
+    return bool(s.custody.asked or target.revoked)
+
+
+def _due(s: Snapshot, t: Timing) -> bool:
+    target = s.target
+    if target is None or _wanted(s, target):
+        return True
+    vanished = target.key_id not in s.listed and s.dead(target, t)
+    return vanished or s.now >= t.due(target.born)
+
+
+def _dispensable(s: Snapshot, pair: Pair, t: Timing) -> bool:
+    """Whether every sink is seen to do without it. A sink that cannot be read may need it."""
+    target = s.target
+    if pair.deleted or pair == target or pair.key_id in {sink.holds for sink in s.sinks}:
+        return False
+    if any(sink.problem for sink in s.sinks):
+        return False
+    return target is None or (target.current is not None and not s.dead(target, t))
+
+
+def _overlap(t: Timing, pair: Pair) -> timedelta:
+    return t.overlap if pair.handed_out and not pair.revoked else NOTHING
+
+
+def _needed_until(s: Snapshot, pair: Pair, key: Key) -> datetime:
+    """The last instant at which something may have needed it: a sink, a person, or a consumer."""
+    superseded = s.target.current if s.target else None
+    return max(i for i in (pair.born, superseded, key.last_used) if i)
+
+
+def _used_too_long(s: Snapshot, t: Timing, pair: Pair, key: Key) -> bool:
+    superseded = s.target.current if s.target else None
+    if not (superseded and key.last_used) or pair.deactivated:
+        return False
+    return key.last_used > max(superseded, pair.born) + _overlap(t, pair)

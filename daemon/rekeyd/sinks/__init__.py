@@ -1,0 +1,43 @@
+"""Where consumers read their pair. A module is imported only when a configuration names it."""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from rekeyd.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from rekeyd.sinks.base import SinkSettings
+
+BUILT_IN = {
+    "aws_credentials": "rekeyd.sinks.aws_credentials:AwsCredentials",
+    "credential_process": "rekeyd.sinks.credential_process:CredentialProcess",
+    "env_file": "rekeyd.sinks.env_file:EnvFile",
+    "exec": "rekeyd.sinks.exec:Exec",
+    "secrets_manager": "rekeyd.sinks.secrets_manager:SecretsManager",
+    "ssm_parameter": "rekeyd.sinks.ssm_parameter:SsmParameter",
+}
+"""The settings class of each type that comes with rekeyd."""
+
+GROUP = "rekeyd.sinks"
+"""The entry point group in which other packages add a type: its name, and its settings class."""
+
+
+def types() -> list[str]:
+    """Return every type of sink that can be named here."""
+    return sorted({*BUILT_IN, *entry_points(group=GROUP).names})
+
+
+def settings_class(kind: str) -> "type[SinkSettings]":
+    """Import the settings of a type of sink.
+
+    Raises `Misconfigured` for a type that nobody provides.
+    """
+    if kind in BUILT_IN:
+        module, _, name = BUILT_IN[kind].partition(":")
+        found: type[SinkSettings] = getattr(import_module(module), name)
+        return found
+    for entry in entry_points(group=GROUP, name=kind):
+        loaded: type[SinkSettings] = entry.load()
+        return loaded
+    raise Misconfigured(f"no sink of type {kind!r}", f"types there are: {', '.join(types())}")

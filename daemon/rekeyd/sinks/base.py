@@ -1,0 +1,52 @@
+"""What every sink is made of: its settings, and the context in which they open the sink.
+
+A sink is one module: a `SinkSettings` subclass, whose `open` returns an object with the contract of
+`rekeyd.ports.Sink`. `rekeyd.sinks.settings_class` finds it by its `type`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rekeyd.ports import Sink
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink may use of its surroundings."""
+
+    identity: str
+    """The identity whose pair it holds."""
+
+    aws_client: Callable[[str, str | None], Any]
+    """Make a boto3 client of a service, by name and region (None: the identity's), with the
+    daemon's own credentials for this identity. The caller closes it."""
+
+    tls_ca: str | None = None
+    """A file of CA certificates for HTTPS sinks; None for the system's."""
+
+
+class SinkSettings(BaseModel):
+    """The settings that all sinks have. Unknown keys are mistakes; nothing is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+    type: str
+    name: str | None = Field(
+        None, description="How logs and metrics call it. Left out: its type and what it points at."
+    )
+
+    @property
+    def place(self) -> str:
+        """What it points at. No two sinks of a configuration may share one."""
+        raise NotImplementedError
+
+    @property
+    def label(self) -> str:
+        return self.name or f"{self.type}:{self.place}"
+
+    def open(self, context: SinkContext) -> Sink:
+        """Make the sink. Touches nothing yet."""
+        raise NotImplementedError
