@@ -14,11 +14,11 @@ class RekeydError(Exception):
 
 
 class Transient(RekeydError):
-    """Something could not be reached or done just now. Nothing is lost; trying again later may work."""
+    """Something could not be reached or done just now. Nothing is lost; try again later."""
 
 
 class Propagating(Transient):
-    """A key is not known everywhere yet. Expected for some seconds after a mint; look again soon."""
+    """A key is not known everywhere yet, as for some seconds after a mint; look again soon."""
 
 
 class Unanswered(Transient):
@@ -32,7 +32,7 @@ class Unanswered(Transient):
 class Refused(RekeydError):
     """The other side understood and said no. It will say so again until a person changes something.
 
-    `reason` names the kind of hold that this becomes: `permission` when IAM or a sink denies access.
+    `reason` names the kind of hold that this becomes.
     """
 
     def __init__(self, message: str, do: str = "", reason: str = "permission") -> None:

@@ -40,19 +40,19 @@ class Secret:
 
 @dataclass(frozen=True, slots=True)
 class AccessPair:
-    """A key id with its secret: what a consumer signs with, and what a sink is given as one object."""
+    """A key id with its secret: what a consumer signs with, and a sink gets as one object."""
 
     key_id: str
     secret: Secret
 
     def fingerprint(self) -> str:
-        """Tells this pair from any other without telling the secret, which has 240 random bits."""
+        """Tell this pair from any other without the secret, which has 240 random bits."""
         return sha256(f"{self.key_id}:{self.secret.reveal()}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One access key as IAM lists it. `last_used` lags, by hours at times (AWS, GetAccessKeyLastUsed)."""
+    """One access key as IAM lists it. `last_used` lags, by hours at times."""
 
     id: str
     active: bool
@@ -64,7 +64,7 @@ class Key:
 class Pair:
     """What custody knows of one key of ours.
 
-    Without a `sealed` secret it is an orphan (the answer to its mint was lost), or it was `adopted`.
+    Without a `sealed` secret it is an orphan (the mint's answer was lost), or it was `adopted`.
     """
 
     key_id: str
@@ -100,7 +100,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Written before CreateAccessKey is sent, which cannot be repeated: when, and the keys there were."""
+    """Written before the call that cannot be repeated: when, and which keys there were."""
 
     at: datetime
     known: frozenset[str]
@@ -119,14 +119,14 @@ class Custody:
     gone: tuple[str, ...] = ()  # ids that were ours
 
     def with_pair(self, key_id: str, **changes: Any) -> "Custody":
-        """This custody with one pair changed."""
+        """Return this custody with one pair changed."""
         return replace(
             self,
             pairs=tuple(replace(p, **changes) if p.key_id == key_id else p for p in self.pairs),
         )
 
     def without_pair(self, key_id: str) -> "Custody":
-        """This custody with a pair of ours forgotten; its id is remembered as once ours."""
+        """Return this custody without a pair, whose id is remembered as once ours."""
         return replace(
             self,
             pairs=tuple(p for p in self.pairs if p.key_id != key_id),
@@ -134,7 +134,7 @@ class Custody:
         )
 
     def promote(self, pair: Pair, now: datetime) -> "Custody":
-        """This custody with `pair` chosen to be current again, and every newer one given up."""
+        """Return this custody with `pair` chosen again, and every newer one given up."""
         newer = [p for p in self.pairs if p.minted > pair.minted and not p.given_up]
         chosen = self.with_pair(
             pair.key_id, given_up=None, restored=now, verified=None, refused=None, current=None
@@ -211,7 +211,7 @@ class Snapshot:
         return [sink for sink in self.sinks if sink.holds and sink.holds not in self.ours]
 
     def dead(self, pair: Pair, timing: Timing) -> bool:
-        """Whether somebody else deleted or deactivated it. Younger than `settle`, a listing may lie."""
+        """Whether somebody else ended it. While it is younger than `settle`, a listing may lie."""
         key = self.listed.get(pair.key_id)
         gone = key is None or (not key.active and pair.deactivated is None)
         return gone and self.now >= pair.born + timing.settle
@@ -285,7 +285,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asks for: `rotate`, `revoke`, `rollback`, or `adopt` with a key id or user id."""
+    """What a person asks for: `rotate`, `revoke`, `rollback`, or `adopt` with an id."""
 
     kind: str
     argument: str = ""

@@ -4,17 +4,17 @@ All methods raise only `rekeyd.errors`: `Transient` when trying again may help, 
 person must change something first. All calls return or fail within a bounded time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from rekeyd.model import AccessPair, Custody, Key, Request, Secret
+from rekeyd.model import AccessPair, Custody, Key, Request, Secret, Timing
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The keys of a user, all pages of them, and IAM's own clock (the Date header of the answer)."""
+    """All keys of a user, and IAM's own clock (the Date header of the answer)."""
 
     now: datetime
     keys: tuple[Key, ...]
@@ -50,7 +50,7 @@ class Iam(Protocol):
         """
 
     def set_active(self, key_id: str, active: bool) -> datetime:
-        """Activate or deactivate a key; return IAM's clock. Raises `Gone` when it does not exist."""
+        """Switch a key; return IAM's clock. Raises `Gone` when it does not exist."""
 
     def delete_key(self, key_id: str) -> datetime:
         """Delete a key; return IAM's clock. A key that does not exist is success."""
@@ -83,7 +83,7 @@ class Sink(Protocol):
         """Prove that `put` would work, without writing anything a consumer could notice."""
 
     def read(self) -> AccessPair | None:
-        """Return the pair that the sink holds, or None when it holds none. Not for write-only ones."""
+        """Return the pair that the sink holds, or None. Not for write-only ones."""
 
     def put(self, pair: AccessPair) -> None:
         """Make the sink hold this pair, durably. Doing it twice is the same as doing it once."""
@@ -96,7 +96,7 @@ class Sealer(Protocol):
         """Encrypt the secret of a pair."""
 
     def unseal(self, identity: str, key_id: str, sealed: bytes) -> Secret:
-        """Decrypt it. Raises `Misconfigured` when it was sealed with another key or for another id."""
+        """Decrypt it. Raises `Misconfigured` when the seal or what it is bound to differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +118,7 @@ class CustodyStore(Protocol):
         """Return what is known; an empty custody for an identity never seen."""
 
     def save(self, identity: str, custody: Custody) -> None:
-        """Replace custody durably. Raises `Transient` when it cannot (disk full), changing nothing."""
+        """Replace custody durably, or raise `Transient` (disk full) and change nothing."""
 
     def log(self, event: Event) -> None:
         """Append to the history. Best effort: a lost line loses no key."""
@@ -128,3 +128,27 @@ class CustodyStore(Protocol):
 
     def settle(self, identity: str, number: int, custody: Custody | None) -> None:
         """Take a request off the list, with the custody that it led to, in one transaction."""
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Each(Protocol):
+    """Runs something for each sink, side by side or in turn, and gives the results in order."""
+
+    def __call__(self, function: Callable[[T], R], items: Iterable[T], /) -> Iterable[R]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """One IAM user that rekeyd looks after, and all that it takes to do so."""
+
+    name: str
+    timing: Timing
+    iam: Iam
+    consumer: Consumer
+    sinks: tuple[Sink, ...]
+    store: CustodyStore
+    sealer: Sealer
+    each: Each

@@ -220,7 +220,7 @@ def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
 
 def mint(s: Snapshot, t: Timing) -> Step | None:
     """Make a new pair when it is due, there is room for it, and every sink could take it."""
-    if s.custody.intent or not _due(s, t):
+    if s.custody.intent or not due(s, t):
         return None
     troubled = next((sink for sink in s.sinks if sink.problem), None)
     if troubled:
@@ -317,7 +317,8 @@ def _wanted(s: Snapshot, target: Pair) -> bool:
     return bool(s.custody.asked or target.revoked)
 
 
-def _due(s: Snapshot, t: Timing) -> bool:
+def due(s: Snapshot, t: Timing) -> bool:
+    """Tell whether a new pair should be made as soon as one can be."""
     target = s.target
     if target is None or _wanted(s, target):
         return True

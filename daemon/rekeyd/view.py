@@ -1,4 +1,4 @@
-"""How an identity stands, for people and for metrics: derived from one snapshot and its decision."""
+"""How an identity stands, for people and for metrics: derived from a snapshot and its decision."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -139,7 +139,7 @@ def _keys(s: Snapshot) -> list[KeyStatus]:
     current = max(delivered, key=lambda p: p.minted, default=None)
     for key in s.keys:
         pair = ours.get(key.id)
-        if pair is None and key.id in s.custody.gone:
+        if key.id in s.custody.gone or (pair and pair.deleted):
             continue  # a stale listing of a key that we deleted
         found.append(
             KeyStatus(

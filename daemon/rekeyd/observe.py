@@ -1,0 +1,59 @@
+"""One look: what IAM lists, what the sinks hold and what custody knows become a `Snapshot`."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from rekeyd.errors import Gone, RekeydError
+from rekeyd.model import Custody, Key, SinkView, Snapshot
+from rekeyd.ports import Identity, Sink
+from rekeyd.rules import due
+
+
+def look(who: Identity) -> Snapshot:
+    """Look at everything once, changing nothing.
+
+    Raises `Transient` or `Refused` when IAM or custody cannot be read: without them nothing is
+    decided. A sink that cannot be read is a fact like any other.
+    """
+    custody = who.store.load(who.name)
+    root = who.iam.caller_is_root()
+    user_id = who.iam.user_id()
+    try:
+        listing = who.iam.list_keys() if user_id else None
+    except Gone:
+        listing = None
+    if listing is None:
+        return Snapshot(now=datetime.now(UTC), user_id=None, root=root, custody=custody)
+    seen = Snapshot(now=listing.now, user_id=user_id, root=root, keys=listing.keys, custody=custody)
+    keys = tuple(_with_last_use(who, seen, key) for key in listing.keys)
+    minting = due(seen, who.timing)
+    views = who.each(lambda sink: _view(sink, custody, minting), who.sinks)
+    return replace(seen, keys=keys, sinks=tuple(views))
+
+
+def _with_last_use(who: Identity, seen: Snapshot, key: Key) -> Key:
+    """Ask only where it can decide something: each answer is a call."""
+    current = seen.target and seen.target.key_id == key.id
+    unknown = key.id not in seen.ours and seen.custody.intent is None
+    if current or unknown:
+        return key
+    try:
+        return replace(key, last_used=who.iam.last_used(key.id))
+    except Gone:
+        return key
+
+
+def _view(sink: Sink, custody: Custody, minting: bool) -> SinkView:
+    try:
+        if minting:
+            sink.check()
+        if not sink.readable:
+            return SinkView(sink.name, custody.ledger.get(sink.name) or None)
+        held = sink.read()
+    except RekeydError as error:
+        return SinkView(sink.name, problem=str(error))
+    if held is None:
+        return SinkView(sink.name)
+    prints = {p.fingerprint for p in custody.pairs if p.key_id == held.key_id and p.fingerprint}
+    broken = prints and held.fingerprint() not in prints
+    return SinkView(sink.name, None if broken else held.key_id)

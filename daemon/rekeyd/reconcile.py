@@ -1,0 +1,110 @@
+"""The loop: look, plan, perform, look again, until nothing is due before some later instant.
+
+Start-up, a timer, a signal and recovery after `kill -9` all come here and are the same path.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from rekeyd.errors import Permanent, Propagating, RekeydError
+from rekeyd.model import Decision, Hold, Record, Rest, Snapshot
+from rekeyd.observe import look
+from rekeyd.perform import perform
+from rekeyd.ports import Identity
+from rekeyd.rules import grant, plan
+
+WATCH = 300.0
+"""Seconds between two looks at most: how soon a sink that somebody changed is repaired."""
+
+STALE = 60.0
+"""Seconds after which a look no longer justifies a step: the process may have been stopped."""
+
+SHORTEST, LONGEST = 1.0, 900.0
+"""Seconds between two tries: the first, and the most that repeated failure leads to."""
+
+
+class Witness(Protocol):
+    """Is told what happens, as it happens: for logs, metrics, history and people who wait."""
+
+    def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
+        """A look led to a decision."""
+
+    def did(self, who: Identity, decision: Decision, seconds: float) -> None:
+        """A step was performed and its fact recorded."""
+
+    def failed(self, who: Identity, rule: str, error: RekeydError, retry: float) -> None:
+        """A look or a step failed, and will be tried again after `retry` seconds."""
+
+    def rotated(self, who: Identity) -> None:
+        """A new pair has reached every sink for the first time."""
+
+    def granted(self, who: Identity, kind: str, refusal: RekeydError | None) -> None:
+        """What a person asked for was taken into custody, or refused."""
+
+
+class Reconciler:
+    """Brings one identity to rest. Keeps nothing but the number of failures in a row."""
+
+    def __init__(self, who: Identity, witness: Witness, stopping: Callable[[], bool]) -> None:
+        self.who = who
+        self._witness = witness
+        self._stopping = stopping
+        self._failures = 0
+
+    def hurry(self) -> None:
+        """Forget past failures, so that the next wait is short again."""
+        self._failures = 0
+
+    def advance(self) -> float:
+        """Take steps until none is due; return the seconds until the next look."""
+        while not self._stopping():
+            decision = None
+            try:
+                looked = time.clock_gettime(time.CLOCK_BOOTTIME)
+                snapshot = look(self.who)
+                if self._grant(snapshot):
+                    continue
+                decision = plan(snapshot, self.who.timing)
+                self._witness.saw(self.who, snapshot, decision)
+                if isinstance(decision.step, Rest):
+                    self._failures = 0
+                    return min((decision.step.until - snapshot.now).total_seconds(), WATCH)
+                if isinstance(decision.step, Hold):
+                    return self._wait(SHORTEST * 15)
+                if time.clock_gettime(time.CLOCK_BOOTTIME) - looked < STALE:
+                    self._perform(snapshot, decision)
+            except RekeydError as error:
+                soon = isinstance(error, Propagating)
+                retry = min(SHORTEST + self._failures / 4, 5.0) if soon else self._wait(SHORTEST)
+                self._failures += soon
+                rule = decision.rule if decision else "look"
+                self._witness.failed(self.who, rule, error, retry)
+                return retry
+        return LONGEST
+
+    def _perform(self, snapshot: Snapshot, decision: Decision) -> None:
+        began = time.monotonic()
+        perform(self.who, snapshot, decision.step)
+        self._failures = 0
+        self._witness.did(self.who, decision, time.monotonic() - began)
+        step = decision.step
+        if isinstance(step, Record) and step.custody.rotated != snapshot.custody.rotated:
+            self._witness.rotated(self.who)
+
+    def _grant(self, snapshot: Snapshot) -> bool:
+        """Take the oldest request of a person into custody; tell whether there was one."""
+        for number, request in self.who.store.requests(self.who.name):
+            custody, refusal = None, None
+            try:
+                custody = grant(snapshot, request)
+            except Permanent as error:
+                refusal = error
+            self.who.store.settle(self.who.name, number, custody)
+            self._witness.granted(self.who, request.kind, refusal)
+            return True
+        return False
+
+    def _wait(self, first: float) -> float:
+        self._failures += 1
+        return float(min(first * 2 ** (self._failures - 1), LONGEST))
