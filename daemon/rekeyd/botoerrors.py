@@ -1,0 +1,212 @@
+"""What botocore raises, said in the words of `rekeyd.errors`: the one edge for every AWS adapter.
+
+Codes are those of AWS, "Common Error Types", and of the error pages of IAM, STS, S3, Secrets
+Manager, SSM and KMS. botocore's own retries are over when an error arrives here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from botocore import exceptions
+from botocore.parsers import ResponseParserError
+
+from rekeyd.errors import Gone, Misconfigured, Refused, RekeydError, Transient, Unanswered
+
+
+def _codes(names: str) -> frozenset[str]:
+    return frozenset(names.split())
+
+
+DENIED = _codes(
+    "AccessDenied AccessDeniedException AllAccessDisabled AuthorizationError AuthorizationFailure"
+    " Forbidden NotAuthorized UnauthorizedOperation"
+)
+CREDENTIALS = _codes(
+    "AuthFailure ExpiredToken ExpiredTokenException IncompleteSignature InvalidAccessKeyId"
+    " InvalidClientTokenId InvalidSignatureException InvalidToken MissingAuthenticationToken"
+    " MissingAuthenticationTokenException RequestExpired RequestTimeTooSkewed"
+    " SignatureDoesNotMatch TokenRefreshRequired UnrecognizedClientException"
+)
+MISSING = _codes(
+    "NoSuchBucket NoSuchEntity NoSuchEntityException NoSuchKey NotFoundException ParameterNotFound"
+    " ParameterVersionNotFound ResourceNotFoundException"
+)
+EXISTS = _codes(
+    "EntityAlreadyExists EntityAlreadyExistsException ParameterAlreadyExists"
+    " ResourceExistsException"
+)
+LIMIT = _codes(
+    "LimitExceeded LimitExceededException ParameterLimitExceeded QuotaExceeded"
+    " ServiceQuotaExceededException"
+)
+BUSY = _codes(
+    "ConcurrentModification ConcurrentModificationException ConditionalRequestConflict"
+    " EntityTemporarilyUnmodifiable OperationAborted PriorRequestNotComplete RequestLimitExceeded"
+    " RequestThrottled RequestThrottledException RequestTimeout SlowDown ThrottledException"
+    " Throttling ThrottlingException TooManyRequestsException TooManyUpdates"
+)
+FAILED = _codes(
+    "InternalError InternalFailure InternalServerError InternalServiceError ServiceFailure"
+    " ServiceUnavailable ServiceUnavailableException"
+)
+QUOTABLE = DENIED | LIMIT | {"MalformedPolicyDocument", "MalformedPolicyDocumentException"}
+"""Codes whose text names principals, actions and limits only. Others may repeat a parameter."""
+
+NEVER_SENT = (
+    exceptions.EndpointConnectionError,
+    exceptions.ConnectTimeoutError,
+    exceptions.ProxyConnectionError,
+)
+ANSWER_LOST = (
+    exceptions.HTTPClientError,  # with it time-outs while reading, and dropped connections
+    exceptions.IncompleteReadError,
+    exceptions.SSLError,  # may strike after the request was sent
+    ResponseParserError,
+)
+CREDENTIALS_LATER = (
+    exceptions.CredentialRetrievalError,
+    exceptions.MetadataRetrievalError,
+    exceptions.TokenRetrievalError,
+)
+NO_CREDENTIALS = (
+    exceptions.NoCredentialsError,
+    exceptions.NoAuthTokenError,
+    exceptions.PartialCredentialsError,
+    exceptions.SSOError,
+    exceptions.LoginError,
+)
+SETTINGS = (
+    exceptions.BaseEndpointResolverError,
+    exceptions.ConfigNotFound,
+    exceptions.ConfigParseError,
+    exceptions.InvalidRegionError,
+    exceptions.ProfileNotFound,
+    exceptions.UnknownCredentialError,
+)
+
+
+@contextmanager
+def translated(what: str, action: str, resource: str, party: str = "rotator") -> Iterator[None]:
+    """Run AWS calls; what they raise becomes ours, without the library's error as its context.
+
+    `what` completes "rekeyd could not …", `action` is IAM's name of the permission needed (or ""
+    when none is) and `resource` what it is needed on; `party` is whose policy `rekeyd policy`
+    prints. Raises
+
+    * `Gone` for what does not exist, and `Refused` with the reason `permission`, `credentials`,
+      `exists`, `limit` or `request` (anything else that AWS definitely did not do);
+    * `Transient` when nothing was done but may be later, and its subclass `Unanswered` when it may
+      have been done: time-outs, dropped connections, 5xx, unreadable answers;
+    * `Misconfigured` for a profile, region or AWS configuration file that cannot be used.
+    """
+    try:
+        yield
+    except exceptions.ClientError as error:
+        failure = _answer(error, what, action, resource, party)
+    except (exceptions.BotoCoreError, ResponseParserError) as error:
+        failure = _no_answer(error, what)
+    else:
+        return
+    _raise(failure)  # outside the handlers: a library's error can hold parameters, so secrets
+
+
+def _raise(failure: RekeydError) -> NoReturn:
+    raise failure
+
+
+def _answer(
+    error: exceptions.ClientError, what: str, action: str, resource: str, party: str
+) -> RekeydError:
+    code = str(error.response.get("Error", {}).get("Code", "unknown"))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    said = f" ({_text(error)})" if code in QUOTABLE and _text(error) else ""
+    if code in CREDENTIALS:
+        return Refused(
+            f"could not {what}: AWS does not accept rekeyd's own credentials ({code}); "
+            "the pairs in use go on working, but nothing is rotated",
+            "renew the credentials that rekeyd runs with, and check this machine's clock",
+            reason="credentials",
+        )
+    if code in BUSY or status == 429:
+        return Transient(
+            f"could not {what}: AWS is busy ({code}); nothing was done and nothing is lost",
+            "try again in a minute",
+        )
+    if code in FAILED or status >= 500:
+        return Unanswered(
+            f"could not {what}: AWS failed ({code}), so nobody knows whether it was done",
+            "try again in a minute; health.aws.amazon.com tells of outages",
+        )
+    if code in MISSING or status == 404:
+        return Gone(
+            f"could not {what}: {resource} does not exist ({code})",
+            "check the name in the configuration, and the account that rekeyd signs in to",
+            reason="missing",
+        )
+    if code in DENIED or status == 403:
+        return _denied(what, action, resource, party, said)
+    if code in EXISTS:
+        return Refused(f"could not {what}: {resource} exists already", reason="exists")
+    if code in LIMIT:
+        return Refused(
+            f"could not {what}: a limit of the AWS account is reached{said}",
+            "delete what is not needed, or ask AWS for a higher quota",
+            reason="limit",
+        )
+    return Refused(
+        f"could not {what}: AWS refuses the request on {resource} ({code}){said}",
+        "compare the configuration with what AWS allows there",
+        reason="request",
+    )
+
+
+def _denied(what: str, action: str, resource: str, party: str, said: str) -> Refused:
+    needed = f"{action} on {resource}" if action else f"access to {resource}"
+    return Refused(
+        f"could not {what}: rekeyd's credentials lack {needed}{said}",
+        f"grant it: `rekeyd policy {party}` prints the least policy; "
+        "a permissions boundary or an organization's policy may deny it too",
+    )
+
+
+def _no_answer(error: Exception, what: str) -> RekeydError:
+    name = type(error).__name__
+    if isinstance(error, NEVER_SENT):
+        return Transient(
+            f"could not {what}: AWS cannot be reached ({name}); the pairs in use are not touched",
+            "check the network, name resolution, the proxy and AWS_ENDPOINT_URL",
+        )
+    if isinstance(error, ANSWER_LOST):
+        return Unanswered(
+            f"could not {what}: the answer was lost ({name}), so nobody knows whether it was done",
+            "check the network and the proxy; AWS_CA_BUNDLE if the certificate is not trusted",
+        )
+    if isinstance(error, CREDENTIALS_LATER):
+        return Transient(
+            f"could not {what}: rekeyd's own credentials cannot be fetched just now ({name}); "
+            "the pairs in use go on working",
+            "check the role, the instance metadata or the credential_process that provides them",
+        )
+    if isinstance(error, NO_CREDENTIALS):
+        return Refused(
+            f"could not {what}: rekeyd has no usable AWS credentials ({name}); "
+            "the pairs in use go on working, but nothing is rotated",
+            "give it a role, a profile or AWS_ACCESS_KEY_ID; `aws sts get-caller-identity` "
+            "shows what is found",
+            reason="credentials",
+        )
+    if isinstance(error, SETTINGS):
+        return Misconfigured(
+            f"could not {what}: the AWS settings cannot be used ({name})",
+            "check `aws.region` and `aws.profile`, and the file that AWS_CONFIG_FILE names",
+        )
+    return Refused(
+        f"could not {what}: the AWS library refuses the request ({name})",
+        "compare the configuration with what AWS allows there",
+        reason="request",
+    )
+
+
+def _text(error: exceptions.ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
