@@ -69,7 +69,7 @@ class Pair:
 
     key_id: str
     minted: datetime
-    sealed: bytes | None = None
+    sealed: str | None = None
     fingerprint: str = ""
     adopted: bool = False
     refused: datetime | None = None  # a probe with it was last refused

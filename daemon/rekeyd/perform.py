@@ -169,7 +169,7 @@ def _pair(s: Snapshot, key_id: str) -> Pair:
 
 
 def _unseal(who: Identity, pair: Pair) -> AccessPair:
-    return AccessPair(pair.key_id, who.sealer.unseal(who.name, pair.key_id, pair.sealed or b""))
+    return AccessPair(pair.key_id, who.sealer.unseal(who.name, pair.key_id, pair.sealed or ""))
 
 
 def _save_pair(who: Identity, custody: Custody, key_id: str, **changes: object) -> Custody:

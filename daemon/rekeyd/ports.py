@@ -92,10 +92,10 @@ class Sink(Protocol):
 class Sealer(Protocol):
     """Encrypts secrets at rest, bound to the identity and the key id that they belong to."""
 
-    def seal(self, identity: str, pair: AccessPair) -> bytes:
+    def seal(self, identity: str, pair: AccessPair) -> str:
         """Encrypt the secret of a pair."""
 
-    def unseal(self, identity: str, key_id: str, sealed: bytes) -> Secret:
+    def unseal(self, identity: str, key_id: str, sealed: str) -> Secret:
         """Decrypt it. Raises `Misconfigured` when the seal or what it is bound to differs."""
 
 

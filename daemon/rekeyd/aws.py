@@ -1,0 +1,294 @@
+"""AWS as the core needs it: IAM for one user, the pair as its consumer uses it, and clients.
+
+One botocore session serves every identity of one account setting: a session costs 0.2 s and
+10 MiB, a client made, used and closed 3 ms.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from functools import cached_property
+from secrets import token_hex
+from typing import Any, Protocol
+
+import boto3
+import botocore.session
+from botocore.config import Config
+from botocore.credentials import (
+    AssumeRoleCredentialFetcher,
+    DeferredRefreshableCredentials,
+)
+from botocore.exceptions import ClientError
+
+from rekeyd.botoerrors import CREDENTIALS, translated
+from rekeyd.errors import Gone, Propagating, Refused, Transient, Unanswered
+from rekeyd.model import AccessPair, Key, Secret, short
+from rekeyd.ports import Listing, NewKey
+
+LIMITS: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 10}
+"""Seconds: no call blocks a worker for longer, retries apart."""
+
+PATIENT = Config(**LIMITS, retries={"mode": "standard", "total_max_attempts": 3})
+ONCE = Config(**LIMITS, retries={"mode": "standard", "total_max_attempts": 1})
+"""For CreateAccessKey: botocore would send it again after a lost answer and leave a key behind."""
+
+ROOT_CHECK = 3600.0
+"""Seconds for which the caller's identity is remembered."""
+
+RequestWatcher = Callable[[str, str, str, float], None]
+"""Is told each call's service, operation, code (`OK`, or what went wrong) and seconds."""
+
+
+class AccountSettings(Protocol):
+    """What names an AWS account and the way into it."""
+
+    @property
+    def region(self) -> str | None: ...
+    @property
+    def profile(self) -> str | None: ...
+    @property
+    def role_arn(self) -> str | None: ...
+    @property
+    def external_id(self) -> str | None: ...
+
+    def endpoint(self, service: str) -> str | None:
+        """Return the URL to use for a service, None for AWS's own."""
+
+
+class Account:
+    """Clients signed with the daemon's own credentials, as one `aws` setting says."""
+
+    def __init__(self, settings: AccountSettings, watch: RequestWatcher) -> None:
+        self.settings = settings
+        self._watch = watch
+        self._caller: tuple[float, str] | None = None
+
+    def client(self, service: str, region: str | None = None, config: Config = PATIENT) -> Any:
+        """Make a client. Whoever asks for it closes it."""
+        with translated(f"set up {service}", "", service):
+            client = self._session.client(
+                service,
+                region_name=region or self.settings.region,
+                endpoint_url=self.settings.endpoint(service),
+                config=config,
+            )
+        _watch(client, self._watch)
+        return client
+
+    def consumer_client(self, service: str, pair: AccessPair) -> Any:
+        """Make a client that signs with the pair of a backup user instead."""
+        client = self._session.client(
+            service,
+            region_name=self.settings.region,
+            endpoint_url=self.settings.endpoint(service),
+            config=ONCE,
+            aws_access_key_id=pair.key_id,
+            aws_secret_access_key=pair.secret.reveal(),
+        )
+        _watch(client, self._watch)
+        return client
+
+    def caller(self) -> str:
+        """Return the ARN that the daemon signs as."""
+        now = time.monotonic()
+        if self._caller is None or now - self._caller[0] > ROOT_CHECK:
+            with closing(self.client("sts")) as sts, translated("ask who it signs as", "", "STS"):
+                self._caller = now, sts.get_caller_identity()["Arn"]
+        return self._caller[1]
+
+    @cached_property
+    def _session(self) -> Any:  # its stubs know services by literal name only
+        with translated("set up its AWS session", "", "the profile"):
+            session = boto3.Session(
+                profile_name=self.settings.profile, region_name=self.settings.region
+            )
+            if not self.settings.role_arn:
+                return session
+            return self._assumed(session, self.settings.role_arn)
+
+    def _assumed(self, source: Any, role_arn: str) -> boto3.Session:
+        core: Any = botocore.session.get_session()
+        extra = {"ExternalId": self.settings.external_id} if self.settings.external_id else {}
+        fetcher = AssumeRoleCredentialFetcher(
+            client_creator=source._session.create_client,  # noqa: SLF001 (boto3 has no other way)
+            source_credentials=source.get_credentials(),
+            role_arn=role_arn,
+            extra_args={"RoleSessionName": "rekeyd", **extra},
+        )
+        core._credentials = DeferredRefreshableCredentials(  # noqa: SLF001
+            refresh_using=fetcher.fetch_credentials, method="assume-role"
+        )
+        return boto3.Session(botocore_session=core, region_name=self.settings.region)
+
+
+class AwsIam:
+    """IAM for one user: the `Iam` port."""
+
+    def __init__(self, account: Account, user: str) -> None:
+        self._account = account
+        self._user = user
+        self._resource = f"user {user}"
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._account.client("iam")
+
+    def caller_is_root(self) -> bool:
+        return self._account.caller().endswith(":root")
+
+    def user_id(self) -> str | None:
+        try:
+            with translated("read the user", "iam:GetUser", self._resource):
+                return str(self._client.get_user(UserName=self._user)["User"]["UserId"])
+        except Gone:
+            return None
+
+    def list_keys(self) -> Listing:
+        keys: list[Key] = []
+        now = datetime.max.replace(tzinfo=UTC)
+        with translated("list the user's keys", "iam:ListAccessKeys", self._resource):
+            for page in self._client.get_paginator("list_access_keys").paginate(
+                UserName=self._user
+            ):
+                now = min(now, _server_time(page))
+                keys += [
+                    Key(entry["AccessKeyId"], entry["Status"] == "Active", entry["CreateDate"])
+                    for entry in page["AccessKeyMetadata"]
+                ]
+        return Listing(now, tuple(keys))
+
+    def last_used(self, key_id: str) -> datetime | None:
+        resource = f"key {short(key_id)} of {self._resource}"
+        with translated("ask when a key was used", "iam:GetAccessKeyLastUsed", resource):
+            answer = self._client.get_access_key_last_used(AccessKeyId=key_id)
+            used: datetime | None = answer["AccessKeyLastUsed"].get("LastUsedDate")
+            return used
+
+    def create_key(self) -> NewKey:
+        with (
+            closing(self._account.client("iam", config=ONCE)) as once,
+            translated("make a key", "iam:CreateAccessKey", self._resource),
+        ):
+            answer = once.create_access_key(UserName=self._user)["AccessKey"]
+        try:
+            pair = AccessPair(answer["AccessKeyId"], Secret(answer["SecretAccessKey"]))
+            return NewKey(pair, answer["CreateDate"])
+        except KeyError:
+            raise Unanswered("could not make a key: IAM's answer was incomplete") from None
+
+    def set_active(self, key_id: str, active: bool) -> datetime:
+        what = f"{'activate' if active else 'deactivate'} key {short(key_id)}"
+        with translated(what, "iam:UpdateAccessKey", self._resource):
+            answer = self._client.update_access_key(
+                UserName=self._user,
+                AccessKeyId=key_id,
+                Status="Active" if active else "Inactive",
+            )
+            return _server_time(answer)
+
+    def delete_key(self, key_id: str) -> datetime:
+        try:
+            with translated(f"delete key {short(key_id)}", "iam:DeleteAccessKey", self._resource):
+                answer = self._client.delete_access_key(UserName=self._user, AccessKeyId=key_id)
+                return _server_time(answer)
+        except Gone:
+            return self.list_keys().now
+
+
+class AwsConsumer:
+    """The pair as the backup program uses it: the `Consumer` port."""
+
+    def __init__(
+        self, account: Account, user: str, bucket: str | None, probe_key: str, services: list[str]
+    ) -> None:
+        self._account = account
+        self._user = user
+        self._bucket = bucket
+        self._probe_key = probe_key
+        self._services = services
+
+    def probe(self, pair: AccessPair) -> None:
+        if "sts" in self._services:
+            self._sign_in(pair)
+        if "s3" in self._services:
+            self._put_get_delete(pair)
+
+    def _sign_in(self, pair: AccessPair) -> None:
+        with closing(self._account.consumer_client("sts", pair)) as sts:
+            arn = _as_consumer(pair, "sign in", "", "STS", sts.get_caller_identity)["Arn"]
+        if ":user/" in arn and not arn.endswith(f"/{self._user}"):
+            raise Refused(
+                f"{short(pair.key_id)} belongs to another user than {self._user}",
+                "see who changed the sinks or the user",
+                reason="wrong_user",
+            )
+
+    def _put_get_delete(self, pair: AccessPair) -> None:
+        where = {"Bucket": self._bucket, "Key": self._probe_key}
+        resource = f"{self._bucket}/{self._probe_key}"
+        body = token_hex(16).encode()
+        with closing(self._account.consumer_client("s3", pair)) as s3:
+            put = _as_consumer(
+                pair, "put", "s3:PutObject", resource, s3.put_object, Body=body, **where
+            )
+            del put
+            got = _as_consumer(pair, "get", "s3:GetObject", resource, s3.get_object, **where)
+            with closing(got["Body"]) as stream:
+                read = stream.read(len(body) + 1)
+            _as_consumer(pair, "delete", "s3:DeleteObject", resource, s3.delete_object, **where)
+        if read != body:
+            raise Transient(f"{resource} was not read as it was written a moment ago")
+
+
+def _as_consumer(
+    pair: AccessPair, what: str, action: str, resource: str, call: Callable[..., Any], **given: Any
+) -> Any:
+    """Call as the backup user: a key that AWS does not know is new, not wrong."""
+    with translated(f"{what} as the backup user", action, resource, party="backup"):
+        try:
+            return call(**given)
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code not in CREDENTIALS:
+                raise
+    raise Propagating(f"AWS does not accept {short(pair.key_id)} ({code})")
+
+
+def probe_key(identity: str, prefix: str | None) -> str:
+    """Return the name of the small object that proves a pair; at most one is ever left behind."""
+    return f"{prefix.strip('/') + '/' if prefix else ''}.rekeyd/probe-{identity}"
+
+
+def _server_time(answer: dict[str, Any]) -> datetime:
+    """Return the Date of an answer: the only clock that may justify a destructive step."""
+    stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+    if not stamp:
+        raise Refused(
+            "the IAM service tells no time (no Date header), so no age can be trusted",
+            "this store cannot be rotated safely by rekeyd",
+            reason="clock",
+        )
+    return parsedate_to_datetime(stamp).astimezone(UTC)
+
+
+def _watch(client: Any, watch: RequestWatcher) -> None:
+    """Tell `watch` of every call, by botocore's own events."""
+
+    def before(context: dict[str, Any], **_: Any) -> None:
+        context["rekeyd_began"] = time.monotonic()
+
+    def after(context: dict[str, Any], **event: Any) -> None:
+        operation = event["model"].name if "model" in event else event["event_name"].split(".")[-1]
+        code = "OK"
+        if "exception" in event:
+            code = type(event["exception"]).__name__
+        elif "Error" in event["parsed"]:
+            code = str(event["parsed"]["Error"].get("Code", event["http_response"].status_code))
+        began = context.get("rekeyd_began", time.monotonic())
+        watch(client.meta.service_model.service_name, operation, code, time.monotonic() - began)
+
+    client.meta.events.register("before-call", before)
+    client.meta.events.register("after-call", after)
+    client.meta.events.register("after-call-error", after)
