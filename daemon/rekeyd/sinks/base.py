@@ -4,12 +4,13 @@ A sink is one module: a `SinkSettings` subclass, whose `open` returns an object 
 `rekeyd.ports.Sink`. `rekeyd.sinks.settings_class` finds it by its `type`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rekeyd.policy import Grant
 from rekeyd.ports import Sink
 
 
@@ -50,3 +51,8 @@ class SinkSettings(BaseModel):
     def open(self, context: SinkContext) -> Sink:
         """Make the sink. Touches nothing yet."""
         raise NotImplementedError
+
+    def permissions(self, partition: str) -> Sequence[Grant]:
+        """Return what the daemon must be allowed in AWS to `check`, `read` and `put`. Often nothing."""
+        del partition
+        return ()
