@@ -53,6 +53,6 @@ class SinkSettings(BaseModel):
         raise NotImplementedError
 
     def permissions(self, partition: str) -> Sequence[Grant]:
-        """Return what the daemon must be allowed in AWS to `check`, `read` and `put`. Often nothing."""
+        """Return what the daemon needs in AWS to `check`, `read` and `put`. Often nothing."""
         del partition
         return ()
