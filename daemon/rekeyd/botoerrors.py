@@ -6,7 +6,6 @@ Manager, SSM and KMS. botocore's own retries are over when an error arrives here
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
 
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
@@ -88,7 +87,7 @@ SETTINGS = (
 
 @contextmanager
 def translated(what: str, action: str, resource: str, party: str = "rotator") -> Iterator[None]:
-    """Run AWS calls; what they raise becomes ours, without the library's error as its context.
+    """Run AWS calls; what they raise becomes ours, and the library's error is hidden.
 
     `what` completes "rekeyd could not …", `action` is IAM's name of the permission needed (or ""
     when none is) and `resource` what it is needed on; `party` is whose policy `rekeyd policy`
@@ -103,16 +102,9 @@ def translated(what: str, action: str, resource: str, party: str = "rotator") ->
     try:
         yield
     except exceptions.ClientError as error:
-        failure = _answer(error, what, action, resource, party)
+        raise _answer(error, what, action, resource, party) from None
     except (exceptions.BotoCoreError, ResponseParserError) as error:
-        failure = _no_answer(error, what)
-    else:
-        return
-    _raise(failure)  # outside the handlers: a library's error can hold parameters, so secrets
-
-
-def _raise(failure: RekeydError) -> NoReturn:
-    raise failure
+        raise _no_answer(error, what) from None  # it may repeat parameters, and so a secret
 
 
 def _answer(
