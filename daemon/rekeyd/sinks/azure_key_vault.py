@@ -97,7 +97,7 @@ class _AzureKeyVaultSink:
         self._secret = f"/secrets/{segment(settings.secret)}"
 
     def check(self) -> None:
-        """Prove the sign-in and the right to read. Key Vault tells nothing of the right to write."""
+        """Prove the sign-in and the right to read. Key Vault tells nothing of that to write."""
         before = _text(self._newest(self._signed_in()))
         encode(AccessPair("", Secret("")), self._settings.format, before)
 
@@ -112,7 +112,14 @@ class _AzureKeyVaultSink:
             return
         kept = {name: newest.dig(name) for name in ("contentType", "tags") if newest.dig(name)}
         content = {**kept, "value": value}
-        self._client.send(Call("PUT", self._secret, headers, VERSION, content))
+        answer = self._client.send(Call("PUT", self._secret, headers, VERSION, content), (409,))
+        if answer.status == 409:
+            raise Refused(
+                f"the secret {self._settings.secret} was deleted and not purged, so it takes no "
+                "new version",
+                "`az keyvault secret recover`, or purge it",
+                reason="sink",
+            )
 
     def _newest(self, headers: dict[str, str]) -> Answer:
         return self._client.send(Call("GET", self._secret, headers, VERSION), accept=(404,))
@@ -142,9 +149,8 @@ class _AzureKeyVaultSink:
             "client_secret": dereference(auth.client_secret).reveal(),
             "scope": f"{self._settings.audience}/.default",
         }
-        return speaker.send(
-            Call("POST", f"/{auth.tenant}/oauth2/v2.0/token", form=form), (400, 401)
-        )
+        path = f"/{auth.tenant}/oauth2/v2.0/token"
+        return speaker.send(Call("POST", path, form=form), accept=(400, 401))
 
     def _ask_metadata(self, client_id: str | None) -> Answer:
         speaker = Client(METADATA, service="the metadata server", needs="", metadata=True)

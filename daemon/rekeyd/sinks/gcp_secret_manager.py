@@ -104,7 +104,7 @@ class _GcpSecretManagerSink:
         self._secret = f"/v1/{settings.resource}"
 
     def check(self) -> None:
-        """Ask which permissions the caller has on the secret: none, too, when there is no secret."""
+        """Ask which permissions the caller has on the secret: none when there is no secret."""
         headers = self._signed_in()
         call = Call(
             "POST",

@@ -7,8 +7,8 @@ The body is one JSON object:
      {"identity": "backup_user", "access_key_id": "…", "secret_access_key": "…"}}
 
 It is signed as Standard Webhooks (standardwebhooks.com) says, for which libraries exist in many
-languages. Three headers: `webhook-id`, the same for the same pair, so that a receiver can tell a
-repetition; `webhook-timestamp`, Unix seconds; `webhook-signature`, `v1,` and the Base64 of
+languages. Three headers: `webhook-id`, another one each time, since a pair may come back after a
+`rollback`; `webhook-timestamp`, Unix seconds; `webhook-signature`, `v1,` and the Base64 of
 HMAC-SHA256 over `ID.TIMESTAMP.BODY`, with the bytes of the shared secret as the key. A receiver
 must compare in constant time, and refuse a timestamp more than five minutes off its own clock:
 else whoever records one delivery can repeat it later and bring a dead pair back.
@@ -32,10 +32,10 @@ import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from datetime import UTC, datetime
-from hashlib import sha256
 from hmac import digest
 from typing import Literal
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from rekeyd.errors import Refused
 from rekeyd.model import AccessPair
@@ -99,9 +99,8 @@ class _WebhookSink:
                 },
             }
         ).encode()
-        told_apart = sha256(f"{self._identity}:{pair.fingerprint()}".encode()).hexdigest()[:32]
         key = shared_secret(self._settings.secret)
-        headers = sign(key, f"msg_{told_apart}", now, body)
+        headers = sign(key, f"msg_{uuid4().hex}", now, body)
         self._client.send(Call("POST", "", headers, body=body))
 
 
