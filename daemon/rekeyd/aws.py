@@ -24,8 +24,9 @@ from botocore.exceptions import ClientError
 
 from rekeyd.botoerrors import CREDENTIALS, translated
 from rekeyd.errors import Gone, Propagating, Refused, Transient, Unanswered
-from rekeyd.model import AccessPair, Key, Secret, short
+from rekeyd.model import Key, short
 from rekeyd.ports import Listing, NewKey
+from rekeyd.secret import AccessPair, Secret
 
 LIMITS: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 10}
 """Seconds: no call blocks a worker for longer, retries apart."""
@@ -52,9 +53,8 @@ class AccountSettings(Protocol):
     def role_arn(self) -> str | None: ...
     @property
     def external_id(self) -> str | None: ...
-
-    def endpoint(self, service: str) -> str | None:
-        """Return the URL to use for a service, None for AWS's own."""
+    @property
+    def endpoint_url(self) -> str | None: ...
 
 
 class Account:
@@ -71,7 +71,7 @@ class Account:
             client = self._session.client(
                 service,
                 region_name=region or self.settings.region,
-                endpoint_url=self.settings.endpoint(service),
+                endpoint_url=self._endpoint(service),
                 config=config,
             )
         _watch(client, self._watch)
@@ -82,7 +82,7 @@ class Account:
         client = self._session.client(
             service,
             region_name=self.settings.region,
-            endpoint_url=self.settings.endpoint(service),
+            endpoint_url=self._endpoint(service),
             config=ONCE,
             aws_access_key_id=pair.key_id,
             aws_secret_access_key=pair.secret.reveal(),
@@ -97,6 +97,10 @@ class Account:
             with closing(self.client("sts")) as sts, translated("ask who it signs as", "", "STS"):
                 self._caller = now, sts.get_caller_identity()["Arn"]
         return self._caller[1]
+
+    def _endpoint(self, service: str) -> str | None:
+        own: str | None = getattr(self.settings, f"endpoint_url_{service}", None)
+        return own or self.settings.endpoint_url
 
     @cached_property
     def _session(self) -> Any:  # its stubs know services by literal name only

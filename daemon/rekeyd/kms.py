@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rekeyd.botoerrors import translated
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 
 
 class KmsSealer:

@@ -14,40 +14,10 @@ L1  Once faults cease: exactly one Active key, held by every sink, or a Hold tha
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from hashlib import sha256
 from typing import Any
 
-
-class Secret:
-    """A secret access key. It shows itself only when asked to `reveal`."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    __str__ = __repr__
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a secret is not pickled")
-
-
-@dataclass(frozen=True, slots=True)
-class AccessPair:
-    """A key id with its secret: what a consumer signs with, and a sink gets as one object."""
-
-    key_id: str
-    secret: Secret
-
-    def fingerprint(self) -> str:
-        """Tell this pair from any other without the secret, which has 240 random bits."""
-        return sha256(f"{self.key_id}:{self.secret.reveal()}".encode()).hexdigest()
+from rekeyd.secret import AccessPair as AccessPair
+from rekeyd.secret import Secret as Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +47,7 @@ class Pair:
     delivered: Mapping[str, datetime] = field(default_factory=dict)  # sink: first handed to it
     current: datetime | None = None  # every sink was first seen to hold it
     given_up: datetime | None = None  # it shall not be delivered any more
+    retiring: datetime | None = None  # it was decided to deactivate it
     deactivated: datetime | None = None
     restored: datetime | None = None  # it was made Active, current or ours again
     revoked: datetime | None = None  # it leaked: retired without overlap and grace
@@ -133,11 +104,14 @@ class Custody:
             gone=(*self.gone, key_id)[-16:],
         )
 
-    def promote(self, pair: Pair, now: datetime) -> "Custody":
+    def promote(self, pair: Pair, key: Key, now: datetime) -> "Custody":
         """Return this custody with `pair` chosen again, and every newer one given up."""
         newer = [p for p in self.pairs if p.minted > pair.minted and not p.given_up]
         chosen = self.with_pair(
-            pair.key_id, given_up=None, restored=now, verified=None, refused=None, current=None
+            pair.key_id,
+            **dict.fromkeys(("given_up", "verified", "refused", "current", "retiring")),
+            restored=now,
+            deactivated=None if key.active else pair.deactivated or now,
         )
         for other in newer:
             chosen = chosen.with_pair(other.key_id, given_up=now)
@@ -149,7 +123,7 @@ class SinkView:
     """What a look at one sink found: the key id that it holds, or why that cannot be told."""
 
     name: str
-    holds: str | None = None
+    holds: str | None = None  # "" in doubt: a put to a write-only sink was interrupted
     problem: str | None = None
 
 
@@ -192,6 +166,10 @@ class Snapshot:
     def _candidates(self, fit: Callable[[Pair], object]) -> list[Pair]:
         usable = [p for p in self.custody.pairs if p.sealed and not p.deleted and fit(p)]
         return sorted(usable, key=lambda p: (p.minted, p.key_id), reverse=True)
+
+    def back_to(self, pair: Pair) -> Custody:
+        """Return custody with a pair that is listed chosen to be current again."""
+        return self.custody.promote(pair, self.listed[pair.key_id], self.now)
 
     @property
     def ours(self) -> set[str]:

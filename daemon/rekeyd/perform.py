@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 
 from rekeyd.errors import Gone, Propagating, Refused, RekeydError, Transient, Unanswered
 from rekeyd.model import (
-    AccessPair,
     Activate,
     Custody,
     Deactivate,
@@ -26,6 +25,7 @@ from rekeyd.model import (
     short,
 )
 from rekeyd.ports import Identity, NewKey, Sink
+from rekeyd.secret import AccessPair
 
 PROBES = 3
 """Times in a row, each on fresh connections, that a new pair must work: IAM's fronts differ."""
@@ -46,8 +46,9 @@ def perform(who: Identity, s: Snapshot, step: Step) -> None:
             _activate(who, s, _pair(s, key_id))
         case Deactivate(key_id):
             _prove_current(who, s)
+            retiring = _save_pair(who, s.custody, key_id, retiring=s.now)
             at = _switch(who, key_id, active=False)
-            _save_pair(who, s.custody, key_id, deactivated=at)
+            _save_pair(who, retiring, key_id, deactivated=at)
         case Delete(key_id):
             _prove_current(who, s)
             _save_pair(who, s.custody, key_id, deleted=who.iam.delete_key(key_id))
@@ -141,7 +142,7 @@ def _fingerprint(access: AccessPair | None) -> str | None:
 
 def _activate(who: Identity, s: Snapshot, pair: Pair) -> None:
     at = _switch(who, pair.key_id, active=True)
-    _save_pair(who, s.custody, pair.key_id, deactivated=None, restored=at)
+    _save_pair(who, s.custody, pair.key_id, deactivated=None, retiring=None, restored=at)
 
 
 def _switch(who: Identity, key_id: str, *, active: bool) -> datetime:

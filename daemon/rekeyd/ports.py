@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, TypeVar
 
-from rekeyd.model import AccessPair, Custody, Key, Request, Secret, Timing
+from rekeyd.errors import RekeydError
+from rekeyd.model import Custody, Decision, Key, Request, Snapshot, Timing
+from rekeyd.secret import AccessPair, Secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +154,22 @@ class Identity:
     store: CustodyStore
     sealer: Sealer
     each: Each
+
+
+class Witness(Protocol):
+    """Is told what happens, as it happens: for logs, metrics, history and people who wait."""
+
+    def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
+        """A look led to a decision."""
+
+    def did(self, identity: str, decision: Decision, seconds: float) -> None:
+        """A step was performed and its fact recorded."""
+
+    def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:
+        """A look or a step failed, and will be tried again after `retry` seconds."""
+
+    def rotated(self, identity: str) -> None:
+        """A new pair has reached every sink for the first time."""
+
+    def granted(self, identity: str, kind: str, refusal: RekeydError | None) -> None:
+        """What a person asked for was taken into custody, or refused."""

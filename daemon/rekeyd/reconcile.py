@@ -5,14 +5,14 @@ Start-up, a timer, a signal and recovery after `kill -9` all come here and are t
 
 import time
 from collections.abc import Callable
-from typing import Protocol
 
 from rekeyd.errors import Permanent, Propagating, RekeydError
 from rekeyd.model import Decision, Hold, Record, Rest, Snapshot
 from rekeyd.observe import look
 from rekeyd.perform import perform
-from rekeyd.ports import Identity
-from rekeyd.rules import grant, plan
+from rekeyd.ports import Identity, Witness
+from rekeyd.requests import grant
+from rekeyd.rules import plan
 
 WATCH = 300.0
 """Seconds between two looks at most: how soon a sink that somebody changed is repaired."""
@@ -22,25 +22,6 @@ STALE = 60.0
 
 SHORTEST, LONGEST = 1.0, 900.0
 """Seconds between two tries: the first, and the most that repeated failure leads to."""
-
-
-class Witness(Protocol):
-    """Is told what happens, as it happens: for logs, metrics, history and people who wait."""
-
-    def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
-        """A look led to a decision."""
-
-    def did(self, who: Identity, decision: Decision, seconds: float) -> None:
-        """A step was performed and its fact recorded."""
-
-    def failed(self, who: Identity, rule: str, error: RekeydError, retry: float) -> None:
-        """A look or a step failed, and will be tried again after `retry` seconds."""
-
-    def rotated(self, who: Identity) -> None:
-        """A new pair has reached every sink for the first time."""
-
-    def granted(self, who: Identity, kind: str, refusal: RekeydError | None) -> None:
-        """What a person asked for was taken into custody, or refused."""
 
 
 class Reconciler:
@@ -79,7 +60,7 @@ class Reconciler:
                 retry = min(SHORTEST + self._failures / 4, 5.0) if soon else self._wait(SHORTEST)
                 self._failures += soon
                 rule = decision.rule if decision else "look"
-                self._witness.failed(self.who, rule, error, retry)
+                self._witness.failed(self.who.name, rule, error, retry)
                 return retry
         return LONGEST
 
@@ -87,10 +68,10 @@ class Reconciler:
         began = time.monotonic()
         perform(self.who, snapshot, decision.step)
         self._failures = 0
-        self._witness.did(self.who, decision, time.monotonic() - began)
+        self._witness.did(self.who.name, decision, time.monotonic() - began)
         step = decision.step
         if isinstance(step, Record) and step.custody.rotated != snapshot.custody.rotated:
-            self._witness.rotated(self.who)
+            self._witness.rotated(self.who.name)
 
     def _grant(self, snapshot: Snapshot) -> bool:
         """Take the oldest request of a person into custody; tell whether there was one."""
@@ -101,7 +82,7 @@ class Reconciler:
             except Permanent as error:
                 refusal = error
             self.who.store.settle(self.who.name, number, custody)
-            self._witness.granted(self.who, request.kind, refusal)
+            self._witness.granted(self.who.name, request.kind, refusal)
             return True
         return False
 

@@ -8,20 +8,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rekeyd.errors import Permanent
+from rekeyd import holds
 from rekeyd.model import (
     Activate,
-    Custody,
     Deactivate,
     Decision,
     Delete,
     Deliver,
-    Hold,
     Key,
     Mint,
     Pair,
     Record,
-    Request,
     Rest,
     Snapshot,
     Step,
@@ -32,6 +29,9 @@ from rekeyd.model import (
 
 CLOCK_SKEW = timedelta(seconds=5)
 """How far apart the Date of IAM's listing and a CreateDate may be: both have whole seconds."""
+
+CALL_WINDOW = timedelta(minutes=2)
+"""How long after its intent a mint's call can still reach IAM: calls and looks are bounded."""
 
 NOTHING = timedelta()
 
@@ -48,25 +48,13 @@ def plan(snapshot: Snapshot, timing: Timing) -> Decision:
 def guard(s: Snapshot, _: Timing) -> Step | None:
     """Touch nothing unless this is the user that we know, and not with root's credentials."""
     if s.root:
-        return Hold(
-            "root",
-            "rekeyd is running with the account's root credentials",
-            "give the daemon an IAM role or user with the policy of `rekeyd policy rotator`",
-        )
+        return holds.ROOT
     if s.user_id is None:
-        return Hold(
-            "user_missing",
-            "IAM knows no such user, so its backups cannot sign in",
-            "create it with `rekeyd provision`, or correct `user` in the configuration",
-        )
+        return holds.USER_MISSING
     if s.custody.user_id is None:
         return Record("met the user", replace(s.custody, user_id=s.user_id))
     if s.custody.user_id != s.user_id:
-        return Hold(
-            "user_replaced",
-            "the user was deleted and made again, so every pair that the sinks hold is dead",
-            f"if that was meant, `rekeyd adopt IDENTITY {s.user_id}` hands over the new user",
-        )
+        return holds.user_replaced(s.user_id)
     return None
 
 
@@ -82,7 +70,7 @@ def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
         key
         for key in s.foreign
         if key.id not in intent.known
-        and intent.at - CLOCK_SKEW <= key.created <= intent.at + t.settle
+        and intent.at - CLOCK_SKEW <= key.created <= intent.at + CALL_WINDOW
         and key.last_used is None
         and not s.holders(key.id)
     ]
@@ -125,14 +113,9 @@ def go_back(s: Snapshot, t: Timing) -> Step | None:
     if s.dead(target, t):
         if s.fallback:
             what = f"{short(target.key_id)} is dead: going back to {short(s.fallback.key_id)}"
-            return Record(what, s.custody.promote(s.fallback, s.now))
+            return Record(what, s.back_to(s.fallback))
         if target.key_id in s.listed and not _wanted(s, target):
-            return Hold(
-                "deactivated",
-                f"somebody deactivated the current key {short(target.key_id)}, "
-                "so backups are refused",
-                "activate it in IAM, or run `rekeyd rotate --revoke-now` for a new one",
-            )
+            return holds.deactivated(target.key_id)
         return None
     return Activate(target.key_id) if target.deactivated else None
 
@@ -142,8 +125,11 @@ def verify(s: Snapshot, t: Timing) -> Step | None:
     target = s.target
     if target is None or target.verified or s.dead(target, t):
         return None
-    late = target.refused is not None and s.now >= target.born + t.settle
+    late = target.refused is not None and target.refused >= target.born + t.settle
     if late and not s.holders(target.key_id):
+        if s.fallback:
+            what = f"{short(target.key_id)} never worked: going back to {short(s.fallback.key_id)}"
+            return Record(what, s.back_to(s.fallback))
         return _note(s, target, "never worked: giving it up", given_up=s.now)
     return Verify(target.key_id)
 
@@ -153,7 +139,8 @@ def deliver(s: Snapshot, t: Timing) -> Step | None:
     target = s.target
     if target is not None and target.verified and not s.dead(target, t):
         lacking = [sink for sink in s.sinks if sink.holds != target.key_id]
-        todo = tuple(sink.name for sink in lacking if sink not in s.strangers)
+        barred = [sink for sink in s.sinks if sink.problem or sink in s.strangers]
+        todo = tuple(sink.name for sink in lacking if sink not in barred)
         if todo:
             return Deliver(target.key_id, todo)
         if not lacking and target.current is None:
@@ -162,14 +149,9 @@ def deliver(s: Snapshot, t: Timing) -> Step | None:
                 custody = replace(custody, rotated=s.now)
             return Record(f"every sink holds {short(target.key_id)}", custody)
     if s.strangers:
-        sink = s.strangers[0]
-        return Hold(
-            "foreign_in_sink",
-            f"sink {sink.name} holds {short(sink.holds or '')}, a key that rekeyd does not know",
-            f"if rekeyd may replace it, `rekeyd adopt IDENTITY {sink.holds}`; "
-            "else point the sink elsewhere",
-        )
-    return None
+        return holds.foreign_in_sink(s.strangers[0])
+    troubled = next((sink for sink in s.sinks if sink.problem), None)
+    return holds.sink(troubled) if troubled else None
 
 
 def retire(s: Snapshot, t: Timing) -> Step | None:
@@ -177,21 +159,14 @@ def retire(s: Snapshot, t: Timing) -> Step | None:
     in_use: Pair | None = None
     for pair in s.custody.pairs:
         key = s.listed.get(pair.key_id)
-        if key is None or not _dispensable(s, pair, t):
+        if key is None or not _dispensable(s, pair):
             continue
         step = _retire_listed(s, t, pair, key)
         if step is not None:
             return step
         if key.active and _used_too_long(s, t, pair, key):
             in_use = pair
-    if in_use is None:
-        return None
-    return Hold(
-        "in_use",
-        f"the superseded key {short(in_use.key_id)} is still used by something that reads no sink",
-        "find it (`rekeyd status` says when it was last used) and give it a sink; "
-        "`rekeyd rotate --revoke-now` cuts it off",
-    )
+    return holds.in_use(in_use.key_id) if in_use else None
 
 
 def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
@@ -207,40 +182,30 @@ def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
             return Deactivate(key.id) if quiet or pair.revoked else None
         if s.now < pair.deactivated + t.settle:
             return None  # the listing may be stale
-        return _note(s, pair, "was activated by somebody", deactivated=None, restored=s.now)
+        return _note(
+            s, pair, "was activated by somebody", deactivated=None, retiring=None, restored=s.now
+        )
     if pair.deactivated is None:
         if s.now < pair.born + t.settle:
             return None  # the listing may be stale
         return _note(s, pair, "is inactive", deactivated=s.now)
-    if key.last_used and key.last_used > pair.deactivated - overlap and not pair.revoked:
+    decided = pair.retiring or pair.deactivated
+    if key.last_used and key.last_used > decided - overlap and not pair.revoked:
         return Activate(key.id)  # IAM tells of a use only now: whoever it was is refused meanwhile
     grace = NOTHING if pair.revoked else t.grace
     return Delete(key.id) if s.now >= pair.deactivated + grace else None
 
 
 def mint(s: Snapshot, t: Timing) -> Step | None:
-    """Make a new pair when it is due, there is room for it, and every sink could take it."""
+    """Make a new pair when it is due and there is room for it. Every sink could take it."""
     if s.custody.intent or not due(s, t):
         return None
-    troubled = next((sink for sink in s.sinks if sink.problem), None)
-    if troubled:
-        return Hold(
-            "sink",
-            f"a rotation is due, but sink {troubled.name} could not take a new pair: "
-            f"{troubled.problem}",
-            "mend the sink; the current pair goes on working, and rekeyd tries again by itself",
-        )
     expected = {p.key_id for p in s.custody.pairs if not p.deleted and not p.missing}
     if len(s.listed.keys() | expected) < 2:
         return Mint(frozenset(s.listed))
-    if any(pair.deleted or _dispensable(s, pair, t) for pair in s.custody.pairs):
+    if any(pair.deleted or _dispensable(s, pair) for pair in s.custody.pairs):
         return None  # a slot becomes free by itself
-    names = " and ".join(short(key.id) for key in s.foreign) or "the keys that the sinks hold"
-    return Hold(
-        "slots_full",
-        f"a rotation is due, but IAM allows two keys and {names} cannot be retired",
-        "delete the key that nobody uses, or hand it over with `rekeyd adopt IDENTITY KEY_ID`",
-    )
+    return holds.slots_full(s.foreign)
 
 
 def rest(s: Snapshot, t: Timing) -> Step:
@@ -271,44 +236,6 @@ RULES: tuple[Callable[[Snapshot, Timing], Step | None], ...] = (
 )
 
 
-def grant(s: Snapshot, request: Request) -> Custody:
-    """Take what a person asked for into custody, where the rules find it.
-
-    Raises `Permanent` when it cannot be granted; nothing has changed then.
-    """
-    match request.kind:
-        case "rotate":
-            return replace(s.custody, asked=s.now)
-        case "revoke":
-            leaked = tuple(replace(pair, revoked=s.now) for pair in s.custody.pairs)
-            return replace(s.custody, asked=s.now, pairs=leaked)
-        case "rollback":
-            if s.fallback is None:
-                raise Permanent(
-                    "there is no superseded pair to go back to",
-                    "`rekeyd rotate` makes a fresh pair instead",
-                )
-            return s.custody.promote(s.fallback, s.now)
-        case _:
-            return _adopt(s, request.argument)
-
-
-def _adopt(s: Snapshot, name: str) -> Custody:
-    if name == s.user_id:
-        theirs = tuple(pair.key_id for pair in s.custody.pairs)
-        return Custody(user_id=s.user_id, asked=s.now, gone=(*s.custody.gone, *theirs)[-16:])
-    if name in s.ours:
-        return s.custody
-    if key := s.listed.get(name):
-        pair = Pair(key_id=key.id, minted=key.created, adopted=True, restored=s.now)
-        return replace(s.custody, pairs=(*s.custody.pairs, pair))
-    if s.holders(name):
-        return replace(s.custody, gone=(*s.custody.gone, name)[-16:])
-    raise Permanent(
-        f"{short(name)} is neither a key of this user nor in a sink", "`rekeyd status` lists them"
-    )
-
-
 def _note(s: Snapshot, pair: Pair, what: str, **changes: datetime | None) -> Record:
     return Record(f"{short(pair.key_id)} {what}", s.custody.with_pair(pair.key_id, **changes))
 
@@ -326,14 +253,17 @@ def due(s: Snapshot, t: Timing) -> bool:
     return vanished or s.now >= t.due(target.born)
 
 
-def _dispensable(s: Snapshot, pair: Pair, t: Timing) -> bool:
+def _dispensable(s: Snapshot, pair: Pair) -> bool:
     """Whether every sink is seen to do without it. A sink that cannot be read may need it."""
     target = s.target
     if pair.deleted or pair == target or pair.key_id in {sink.holds for sink in s.sinks}:
         return False
     if any(sink.problem for sink in s.sinks):
         return False
-    return target is None or (target.current is not None and not s.dead(target, t))
+    if target is None:
+        return all(sink.holds != "" for sink in s.sinks)
+    key = s.listed.get(target.key_id)  # it must be seen Active, however young it is
+    return target.current is not None and key is not None and key.active
 
 
 def _overlap(t: Timing, pair: Pair) -> timedelta:

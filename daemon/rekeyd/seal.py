@@ -16,8 +16,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from rekeyd.errors import Misconfigured
-from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sealer
+from rekeyd.secret import AccessPair, Secret
 
 KEY_BYTES = 32
 NONCE_BYTES = 12

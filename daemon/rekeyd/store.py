@@ -5,7 +5,6 @@ The rollback journal with `synchronous=EXTRA` keeps every commit through a power
 """
 
 import fcntl
-import json
 import os
 import sqlite3
 import threading
@@ -22,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from rekeyd.errors import Misconfigured, Refused, Transient
 from rekeyd.model import Custody, Request
 from rekeyd.ports import Event
+from rekeyd.view import Status
 
 VERSION = 1
 """Of the tables below. A state of a newer version is refused, never guessed at."""
@@ -154,18 +154,14 @@ class Store:
 
     def log(self, event: Event) -> None:
         """Append to the history, on a best effort: no key depends on it."""
-        try:
-            with self._transaction() as connection:
-                cursor = connection.execute(
-                    "insert into history (at, identity, rule, step, outcome, detail)"
-                    " values (?, ?, ?, ?, ?, ?)",
-                    (event.at.isoformat(), *_columns(event)),
-                )
-                connection.execute(
-                    "delete from history where number <= ?", ((cursor.lastrowid or 0) - KEPT,)
-                )
-        except Transient:
-            return
+        with suppress(Transient), self._transaction() as connection:
+            cursor = connection.execute(
+                "insert into history (at, identity, rule, step, outcome, detail)"
+                " values (?, ?, ?, ?, ?, ?)",
+                (event.at.isoformat(), *_columns(event)),
+            )
+            oldest = (cursor.lastrowid or 0) - KEPT
+            connection.execute("delete from history where number <= ?", (oldest,))
 
     def history(self, identity: str | None = None, after: int = 0) -> list[tuple[int, Event]]:
         """Return events with their numbers, oldest first, of one identity or of all."""
@@ -186,14 +182,16 @@ class Store:
         row = self._row("select coalesce(max(number), 0) from history")
         return int(row[0]) if row else 0
 
-    def publish(self, identity: str, document: dict[str, Any]) -> None:
+    def publish(self, status: Status) -> None:
         """Keep the last known status of an identity, for those who ask without looking."""
-        self._put("status", "identity", identity, "document", json.dumps(document))
+        with suppress(Transient):
+            document = _status().dump_json(status).decode()
+            self._put("status", "identity", status.identity, "document", document)
 
-    def published(self) -> dict[str, dict[str, Any]]:
+    def published(self) -> dict[str, Status]:
         """Return the last known status of each identity."""
         rows = self._rows("select identity, document from status")
-        return {identity: json.loads(document) for identity, document in rows}
+        return {identity: _status().validate_json(document) for identity, document in rows}
 
     def meta(self, name: str) -> str | None:
         row = self._row("select value from meta where name = ?", name)
@@ -247,6 +245,11 @@ def _write(connection: sqlite3.Connection, identity: str, custody: Custody) -> N
 @cache
 def _custody() -> TypeAdapter[Custody]:
     return TypeAdapter(Custody)
+
+
+@cache
+def _status() -> TypeAdapter[Status]:
+    return TypeAdapter(Status)
 
 
 def _private(path: Path) -> None:

@@ -55,6 +55,7 @@ class Status:
     hold: Hold | None = None
     failing: str | None = None  # why the last step failed, while it is being tried again
     retry_at: datetime | None = None
+    asked: bool = False  # a rotation was asked for and has not begun
     next_rotation: datetime | None = None
     last_rotation: datetime | None = None
     keys: tuple[KeyStatus, ...] = ()
@@ -99,6 +100,7 @@ def describe(identity: str, s: Snapshot, decision: Decision, timing: Timing) -> 
         rule=decision.rule,
         message=sentence(step),
         hold=step if isinstance(step, Hold) else None,
+        asked=s.custody.asked is not None,
         next_rotation=max(s.now, timing.due(target.born)) if target else s.now,
         last_rotation=s.custody.rotated,
         keys=tuple(_keys(s)),

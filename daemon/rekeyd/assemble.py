@@ -1,0 +1,110 @@
+"""From settings to the objects that work: the one place that knows every adapter."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from rekeyd.config import IdentitySettings, Settings
+from rekeyd.errors import Misconfigured
+from rekeyd.ports import Identity, Sealer
+from rekeyd.seal import CHECK, make_key, open_sealer
+from rekeyd.sinks.base import SinkContext
+from rekeyd.store import Store
+
+if TYPE_CHECKING:
+    from rekeyd.aws import Account, RequestWatcher
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SEALED_CHECK = "seal check"
+
+
+class Workshop:
+    """Builds identities from one configuration. boto3 is imported when the first one is built."""
+
+    def __init__(
+        self, settings: Settings, store: Store, sealer: Sealer, watch: "RequestWatcher"
+    ) -> None:
+        self.settings = settings
+        self._store = store
+        self._sealer = sealer
+        self._watch = watch
+        self._accounts: dict[str, Account] = {}
+
+    def build(self, identity: IdentitySettings) -> Identity:
+        from rekeyd.aws import AwsConsumer, AwsIam, probe_key  # noqa: PLC0415 (0.3 s and 26 MiB)
+
+        account = self.account(identity)
+        policy = identity.policy
+        context = SinkContext(identity=identity.name, aws_client=account.client)
+        return Identity(
+            name=identity.name,
+            timing=identity.timing,
+            iam=AwsIam(account, identity.user),
+            consumer=AwsConsumer(
+                account,
+                identity.user,
+                policy.bucket if policy else None,
+                probe_key(identity.name, policy.prefix if policy else None),
+                list(identity.verify),
+            ),
+            sinks=tuple(sink.open(context) for sink in identity.sinks),
+            store=self._store,
+            sealer=self._sealer,
+            each=side_by_side,
+        )
+
+    def account(self, identity: IdentitySettings) -> "Account":
+        """Return the account of an identity; identities with the same settings share one."""
+        return shared_account(self._accounts, identity.aws, self._watch)
+
+
+def shared_account(
+    accounts: "dict[str, Account]", settings: Any, watch: "RequestWatcher"
+) -> "Account":
+    from rekeyd.aws import Account  # noqa: PLC0415
+
+    key = repr(settings)
+    if key not in accounts:
+        accounts[key] = Account(settings, watch)
+    return accounts[key]
+
+
+def open_store(settings: Settings) -> Store:
+    """Open the state that the settings name."""
+    if "://" in settings.state:
+        raise Misconfigured(
+            "`state` names a database server, which this release cannot use yet",
+            "name a folder, and run one rekeyd on it",
+        )
+    return Store(Path(settings.state))
+
+
+def fit_sealer(settings: Settings, store: Store, kms: Callable[[], Any]) -> tuple[Sealer, bool]:
+    """Open the seal key and make sure that it is the one this state was made with.
+
+    Returns the sealer, and whether it is a key that rekeyd keeps beside what it seals.
+    """
+    known = store.meta(SEALED_CHECK)
+    beside = settings.seal is None
+    path = store.folder / "seal.key"
+    if beside and known is None:
+        make_key(path)
+    sealer = open_sealer(settings.seal or f"file:{path}", kms)
+    if not (settings.seal or "").startswith("kms:"):
+        if known is None:
+            store.set_meta(SEALED_CHECK, sealer.seal("rekeyd", CHECK))
+        else:
+            sealer.unseal("rekeyd", CHECK.key_id, known)
+    return sealer, beside
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
+    """Run for every item at once, so that one slow sink does not delay the others."""
+    todo = list(items)
+    if len(todo) < 2:
+        return [function(item) for item in todo]
+    with ThreadPoolExecutor(len(todo), thread_name_prefix="sink") as pool:
+        return list(pool.map(function, todo))

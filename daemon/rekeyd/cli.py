@@ -1,0 +1,314 @@
+"""The commands. Each is thin: it asks another module, shows the answer, and picks the exit code."""
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from rekeyd import __version__
+from rekeyd.config import IdentitySettings, Settings, load
+from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
+
+DONE, FAILED, USAGE, HELD, UNREACHABLE, CONFIG = 0, 1, 2, 3, 75, 78
+
+MARKS = {"done": ("✓", "green"), "retry": ("…", "yellow"), "refused": ("✗", "red")}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="rekeyd %(version)s")
+@click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    envvar="REKEYD_CONFIG",
+    help="The configuration; $REKEYD_CONFIG, else /etc/rekeyd/rekeyd.yaml.",
+)
+@click.pass_context
+def cli(context: click.Context, config: Path | None) -> None:
+    r"""Keep the access keys of AWS backup users fresh.
+
+    \b
+    Set up once:        rekeyd check && rekeyd provision
+    Run as a service:   rekeyd run
+    Look:               rekeyd status
+    A new pair now:     rekeyd rotate
+    A key has leaked:   rekeyd rotate --revoke-now IDENTITY
+    The new one fails:  rekeyd rollback IDENTITY
+    See it work:        rekeyd demo
+
+    \b
+    Exit codes: 0 done, 1 failed, 2 wrong usage (or --dry-run found changes),
+    3 an identity is on hold, 75 could not reach something now, 78 configuration.
+
+    Completion for bash (zsh and fish alike): eval "$(_REKEYD_COMPLETE=bash_source rekeyd)"
+    """
+    context.obj = config
+
+
+def _config_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Take --config after the command too, where people type it."""
+
+    @click.option("-c", "--config", "own_config", type=click.Path(path_type=Path), hidden=True)
+    @click.pass_context
+    @wraps(function)
+    def wrapped(context: click.Context, own_config: Path | None, **given: Any) -> Any:
+        if own_config:
+            context.find_root().obj = own_config
+        return function(context.find_root().obj, **given)
+
+    return wrapped
+
+
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+
+
+@cli.command()
+@_config_option
+def run(path: Path | None) -> None:
+    r"""Run the daemon.
+
+    \b
+    SIGUSR1  rotate every identity now
+    SIGHUP   read the configuration again; a bad one is refused
+    SIGUSR2  write the status to the log
+    SIGTERM  finish the step in flight and leave
+    """
+    from rekeyd import service  # noqa: PLC0415
+
+    sys.exit(service.run(path))
+
+
+@cli.command()
+@click.option("--dry-run", is_flag=True, help="Change nothing; exit 2 when something would change.")
+@click.option("--take-over", is_flag=True, help="Manage a user, group or policy that others made.")
+@_json_option
+@_config_option
+def provision(path: Path | None, *, dry_run: bool, take_over: bool, as_json: bool) -> None:
+    r"""Make the users, groups and policies of the configuration.
+
+    Shows what differs first, then changes it. Run it with credentials that have the policy of
+    `rekeyd policy provisioner`; the daemon needs far less.
+
+    \b
+      rekeyd provision --dry-run     what would change
+      AWS_PROFILE=admin rekeyd provision
+    """
+    from rekeyd.commands import provisioning  # noqa: PLC0415
+
+    sys.exit(provisioning.provision(load(path), dry_run, take_over, as_json))
+
+
+@cli.command()
+@click.argument("identities", nargs=-1, metavar="[IDENTITY]...")
+@click.option("--due", is_flag=True, help="Only what is due: for cron and Kubernetes CronJobs.")
+@click.option("--revoke-now", is_flag=True, help="The key has leaked: no overlap, no grace.")
+@click.option(
+    "--wait", default=300, show_default=True, metavar="SECONDS", help="How long to follow it."
+)
+@_json_option
+@_config_option
+def rotate(
+    path: Path | None,
+    *,
+    identities: tuple[str, ...],
+    due: bool,
+    revoke_now: bool,
+    wait: int,
+    as_json: bool,
+) -> None:
+    r"""Make a new pair now and follow it to every sink.
+
+    The running daemon does it when there is one on this state, else this command does.
+
+    \b
+      rekeyd rotate                      every identity
+      rekeyd rotate backup_user          one
+      rekeyd rotate --revoke-now backup_user
+      rekeyd rotate --due                what is due, then leave (for timers)
+    """
+    from rekeyd.commands import rotation  # noqa: PLC0415
+
+    if due and revoke_now:
+        raise click.UsageError("--due and --revoke-now exclude each other.")
+    settings = load(path)
+    kind = None if due else "revoke" if revoke_now else "rotate"
+    sys.exit(rotation.follow(settings, _named(settings, identities), kind, "", wait, as_json))
+
+
+@cli.command()
+@click.argument("identity")
+@click.option("--wait", default=300, show_default=True, metavar="SECONDS")
+@_json_option
+@_config_option
+def rollback(path: Path | None, *, identity: str, wait: int, as_json: bool) -> None:
+    """Make the superseded pair current again, in IAM and in every sink.
+
+    Works until that pair is deleted, which is overlap + grace after the rotation.
+    """
+    from rekeyd.commands import rotation  # noqa: PLC0415
+
+    settings = load(path)
+    chosen = _named(settings, (identity,))
+    sys.exit(rotation.follow(settings, chosen, "rollback", "", wait, as_json))
+
+
+@cli.command()
+@click.argument("identity")
+@click.argument("key_id", metavar="KEY_ID")
+@click.option("--wait", default=60, show_default=True, metavar="SECONDS")
+@_json_option
+@_config_option
+def adopt(path: Path | None, *, identity: str, key_id: str, wait: int, as_json: bool) -> None:
+    """Hand a key that rekeyd did not make over to it, to be retired like its own.
+
+    KEY_ID may also be the id of a user that was made anew under the same name (AIDA…).
+    """
+    from rekeyd.commands import rotation  # noqa: PLC0415
+
+    settings = load(path)
+    chosen = _named(settings, (identity,))
+    sys.exit(rotation.follow(settings, chosen, "adopt", key_id, wait, as_json))
+
+
+@cli.command()
+@_json_option
+@_config_option
+def plan(path: Path | None, *, as_json: bool) -> None:
+    """Show what would be done next for each identity, and which rule says so. Changes nothing."""
+    from rekeyd.commands import looking  # noqa: PLC0415
+
+    sys.exit(looking.plan(load(path), as_json))
+
+
+@cli.command()
+@_json_option
+@_config_option
+def status(path: Path | None, *, as_json: bool) -> None:
+    """Show where each identity stood at its last look. Asks nobody but the state folder."""
+    from rekeyd.commands import looking  # noqa: PLC0415
+
+    sys.exit(looking.status(load(path), as_json))
+
+
+@cli.command()
+@click.argument("identity", required=False)
+@click.option("-n", "--lines", default=50, show_default=True, help="How many of the newest.")
+@_json_option
+@_config_option
+def history(path: Path | None, *, identity: str | None, lines: int, as_json: bool) -> None:
+    """Show what was done, when, by which rule, and how it ended."""
+    from rekeyd.commands import looking  # noqa: PLC0415
+
+    settings = load(path)
+    if identity:
+        _named(settings, (identity,))
+    sys.exit(looking.history(settings, identity, lines, as_json))
+
+
+@cli.command()
+@click.argument("party", type=click.Choice(["rotator", "provisioner", "backup"]), default="rotator")
+@_config_option
+def policy(path: Path | None, *, party: str) -> None:
+    r"""Print the least IAM policy that a party needs for this configuration.
+
+    \b
+      rekeyd policy rotator        for the daemon
+      rekeyd policy provisioner    for `rekeyd provision`
+      rekeyd policy backup         what the backup user itself may do
+    """
+    from rekeyd.commands import provisioning  # noqa: PLC0415
+
+    sys.exit(provisioning.policy(load(path), party))
+
+
+@cli.command()
+@click.option("--offline", is_flag=True, help="The configuration and the state only.")
+@_json_option
+@_config_option
+def check(path: Path | None, *, offline: bool, as_json: bool) -> None:
+    """Try configuration, credentials, permissions and every sink, before anything is minted."""
+    from rekeyd.commands import looking  # noqa: PLC0415
+
+    sys.exit(looking.check(load(path), offline, as_json))
+
+
+@cli.command()
+@click.argument("file", type=click.Path())
+def credentials(file: str) -> None:
+    r"""Print the pair of a `credential_process` sink's file, as AWS SDKs want it.
+
+    \b
+    In ~/.aws/config of the consumer:
+      [profile backup]
+      credential_process = rekeyd credentials /srv/backup/pair.json
+    """
+    from rekeyd.credentials import main as answer  # noqa: PLC0415
+
+    sys.exit(answer([file]))
+
+
+@cli.command()
+@click.option(
+    "--rotations", default=3, show_default=True, metavar="N", help="How many; 0 = until stopped."
+)
+@click.option("--keep", is_flag=True, help="Leave the demo's folder behind.")
+def demo(*, rotations: int, keep: bool) -> None:
+    """Show it: an embedded AWS, a provisioned user, the real daemon, N rotations as they happen."""
+    from rekeyd import demo as show  # noqa: PLC0415
+
+    sys.exit(show.run(rotations, keep))
+
+
+def _named(settings: Settings, names: tuple[str, ...]) -> list[IdentitySettings]:
+    known = {identity.name: identity for identity in settings.identities}
+    for name in names:
+        if name not in known:
+            raise click.UsageError(
+                f"no identity {name!r} in the configuration; there are: {', '.join(known)}"
+            )
+    return [known[name] for name in dict.fromkeys(names)] if names else list(known.values())
+
+
+def exit_code(error: RekeydError) -> int:
+    """Return the exit code that a failure leads to."""
+    match error:
+        case Misconfigured():
+            return CONFIG
+        case Transient():
+            return UNREACHABLE
+        case Refused():
+            return HELD
+        case _:
+            return FAILED
+
+
+def main() -> NoReturn:
+    """Run a command. What goes wrong is said in one place, without a traceback."""
+    try:
+        cli.main(prog_name="rekeyd", standalone_mode=True)
+    except RekeydError as error:
+        click.echo(f"rekeyd: {error}", err=True)
+        if error.do:
+            click.echo(f"  → {error.do}", err=True)
+        sys.exit(exit_code(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(FAILED)
+    except Exception as error:  # noqa: BLE001 (no traceback ever reaches a user)
+        click.echo(
+            f"rekeyd: an unexpected {type(error).__name__} at {_where(error)}; please report it",
+            err=True,
+        )
+        sys.exit(FAILED)
+
+
+def _where(error: BaseException) -> str:
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    return f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}" if trace else "?"

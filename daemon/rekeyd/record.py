@@ -1,0 +1,102 @@
+"""Tells what happens: one event a step, into the log, the metrics, the history and the status."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from rekeyd.errors import Propagating, RekeydError, Transient
+from rekeyd.metrics import Metrics
+from rekeyd.model import Decision, Hold, Record, Snapshot
+from rekeyd.ports import Event, Identity
+from rekeyd.store import Store
+from rekeyd.view import Status, describe, sentence
+
+ROTATION = {"mint", "verify", "deliver"}
+"""The rules whose failure means that a rotation does not get on."""
+
+
+class Recorder:
+    """The `Witness` of every reconciler."""
+
+    def __init__(
+        self, store: Store, metrics: Metrics, tell: Callable[[Event], None] = lambda _: None
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._tell = tell
+        self._log = structlog.get_logger("rekeyd")
+        self.statuses: dict[str, Status] = store.published()
+        self.progress: Callable[[str], None] = lambda _: None
+
+    def keep(self, names: set[str]) -> None:
+        """Forget the identities that are not in the configuration any more."""
+        for name in self.statuses.keys() - names:
+            del self.statuses[name]
+
+    def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
+        status = describe(who.name, snapshot, decision, who.timing)
+        before = self.statuses.get(who.name)
+        self._publish(status)
+        if status.hold and (before is None or before.hold != status.hold):
+            self._event(who.name, decision.rule, "hold", "refused", status.hold.what)
+            self._log.warning("hold", identity=who.name, rule=decision.rule, **_told(status.hold))
+
+    def did(self, identity: str, decision: Decision, seconds: float) -> None:
+        step = _name(decision)
+        detail = sentence(decision.step)
+        self._metrics.step(identity, step, "done", seconds)
+        if decision.rule == "verify" and isinstance(decision.step, Record):
+            self._metrics.rotation(identity, "failed")
+        self._event(identity, decision.rule, step, "done", detail)
+        self._log.info(step, identity=identity, rule=decision.rule, detail=detail, seconds=seconds)
+
+    def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:
+        outcome = "retry" if isinstance(error, Transient) else "refused"
+        self._metrics.step(identity, rule, outcome, 0.0)
+        if rule in ROTATION and not isinstance(error, Propagating):
+            self._metrics.rotation(identity, "failed")
+        self._event(identity, rule, rule, outcome, str(error))
+        level = self._log.info if isinstance(error, Propagating) else self._log.warning
+        level(outcome, identity=identity, rule=rule, error=str(error), do=error.do, again_in=retry)
+        now = datetime.now(UTC)
+        before = self.statuses.get(identity) or Status(
+            identity=identity, at=now, stage="failing", rule=rule, message=str(error)
+        )
+        reason = getattr(error, "reason", None)
+        hold = Hold(reason, str(error), error.do) if reason else None
+        failing = f"{error}. {error.do}" if error.do else str(error)
+        retry_at = now + timedelta(seconds=retry)
+        stage = "on hold" if hold else "failing"
+        if isinstance(error, Propagating):
+            stage = before.stage
+        self._publish(replace(before, stage=stage, hold=hold, failing=failing, retry_at=retry_at))
+
+    def rotated(self, identity: str) -> None:
+        self._metrics.rotation(identity, "delivered")
+        self._event(identity, "deliver", "rotated", "done", "a new pair has reached every sink")
+        self._log.info("rotated", identity=identity)
+
+    def granted(self, identity: str, kind: str, refusal: RekeydError | None) -> None:
+        detail = f"{refusal}; {refusal.do}" if refusal else f"{kind} was asked for"
+        self._event(identity, "request", kind, "refused" if refusal else "done", detail)
+        self._log.info("request", identity=identity, kind=kind, refused=refusal and str(refusal))
+
+    def _publish(self, status: Status) -> None:
+        self.statuses[status.identity] = status
+        self.progress(status.identity)
+        self._store.publish(status)
+
+    def _event(self, identity: str, rule: str, step: str, outcome: str, detail: str) -> None:
+        event = Event(datetime.now(UTC), identity, rule, step, outcome, detail)
+        self._store.log(event)
+        self._tell(event)
+
+
+def _name(decision: Decision) -> str:
+    return type(decision.step).__name__.lower()
+
+
+def _told(hold: Hold) -> dict[str, str]:
+    return {"reason": hold.reason, "what": hold.what, "do": hold.do}

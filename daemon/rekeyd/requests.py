@@ -1,0 +1,45 @@
+"""What people ask for, taken into custody where the rules find it."""
+
+from dataclasses import replace
+
+from rekeyd.errors import Permanent
+from rekeyd.model import Custody, Pair, Request, Snapshot, short
+
+
+def grant(s: Snapshot, request: Request) -> Custody:
+    """Take what a person asked for into custody, where the rules find it.
+
+    Raises `Permanent` when it cannot be granted; nothing has changed then.
+    """
+    match request.kind:
+        case "rotate":
+            return replace(s.custody, asked=s.now)
+        case "revoke":
+            leaked = tuple(replace(pair, revoked=s.now) for pair in s.custody.pairs)
+            return replace(s.custody, asked=s.now, pairs=leaked)
+        case "rollback":
+            if s.fallback is None:
+                raise Permanent(
+                    "there is no superseded pair to go back to",
+                    "`rekeyd rotate` makes a fresh pair instead",
+                )
+            return s.back_to(s.fallback)
+        case _:
+            return _adopt(s, request.argument)
+
+
+def _adopt(s: Snapshot, name: str) -> Custody:
+    if name == s.user_id:
+        dead = tuple(pair.key_id for pair in s.custody.pairs if pair.key_id not in s.listed)
+        return Custody(user_id=s.user_id, asked=s.now, gone=(*s.custody.gone, *dead)[-16:])
+    if name in {pair.key_id for pair in s.custody.pairs}:
+        return s.custody
+    if key := s.listed.get(name):
+        pair = Pair(key_id=key.id, minted=key.created, adopted=True, restored=s.now)
+        gone = tuple(other for other in s.custody.gone if other != name)
+        return replace(s.custody, pairs=(*s.custody.pairs, pair), gone=gone)
+    if s.holders(name):
+        return replace(s.custody, gone=(*s.custody.gone, name)[-16:])
+    raise Permanent(
+        f"{short(name)} is neither a key of this user nor in a sink", "`rekeyd status` lists them"
+    )

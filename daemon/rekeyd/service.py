@@ -1,0 +1,418 @@
+"""The daemon: one timer an identity, signals, health, and nothing that has to be remembered.
+
+The main thread sleeps in `select` and wakes for signals and once a second, when it looks for what
+people asked for, for a jump of the clock, and whether the parts are alive. Workers do the rest.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import structlog
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from rekeyd import __version__, sd
+from rekeyd.assemble import Workshop, fit_sealer, open_store
+from rekeyd.config import Settings, load
+from rekeyd.errors import Misconfigured, RekeydError, Transient
+from rekeyd.http import Listener
+from rekeyd.logs import configure
+from rekeyd.metrics import Metrics
+from rekeyd.model import Request
+from rekeyd.ports import Event, Identity, Sealer
+from rekeyd.reconcile import Reconciler
+from rekeyd.record import Recorder
+from rekeyd.store import Store
+from rekeyd.view import Status
+
+WORKERS = 10
+"""Identities that are worked on side by side."""
+
+HUNG = 180.0
+"""Seconds without progress after which a worker counts as hung: every call ends long before."""
+
+BEAT = 5.0
+"""Seconds between two beats of the scheduler; three missing ones mean that it is dead."""
+
+PATIENCE = 30.0
+"""Seconds that a stop waits for the steps in flight. Leaving earlier would do no harm either."""
+
+RETRY = 60.0
+"""Seconds until an identity whose parts could not even be put together is tried again."""
+
+CLOCK_JUMP = 5.0
+"""Seconds by which the wall clock may drift from the steady one within a second."""
+
+FIXED = ("state", "seal", "listen")
+"""Settings that a reload cannot change."""
+
+
+class Runner:
+    """Runs the reconciler of one identity: never twice at once, and again when told meanwhile."""
+
+    def __init__(
+        self, name: str, build: Callable[[], Identity], recorder: Recorder, service: "Service"
+    ) -> None:
+        self.name = name
+        self._recorder = recorder
+        self._service = service
+        self._build = build
+        self._reconciler: Reconciler | None = None
+        self._mutex = threading.Lock()
+        self._serial = 0
+        self._job: str | None = None
+        self._again = False
+        self.retired = False
+        self.running = False
+        self.progressed = time.monotonic()
+
+    def rebuild(self, build: Callable[[], Identity]) -> None:
+        """Use other settings from the next look on, which is now."""
+        with self._mutex:
+            self._build = build
+            self._reconciler = None
+            self.retired = False
+        self.wake()
+
+    def retire(self) -> None:
+        with self._mutex:
+            self.retired = True
+            self._cancel()
+
+    def wake(self) -> None:
+        """Look now, and try again soon if that fails."""
+        with self._mutex:
+            if self._reconciler:
+                self._reconciler.hurry()
+            self._again = self.running
+            if not self.running:
+                self._schedule(0.0)
+
+    def hung(self) -> bool:
+        return self.running and time.monotonic() - self.progressed > HUNG
+
+    def _run(self) -> None:
+        with self._mutex:
+            if self.running or self.retired:
+                return
+            self.running, self._again = True, False
+            self.progressed = time.monotonic()
+            build = self._build
+        delay = RETRY
+        try:
+            delay = self._advance(build)
+        except RekeydError as error:
+            self._recorder.failed(self.name, "look", error, delay)
+        except Exception as error:  # a fault of rekeyd must not end the care for this identity
+            self._service.log.exception("fault", identity=self.name)
+            fault = Transient(
+                f"rekeyd itself failed ({type(error).__name__}); the pair in use goes on working",
+                "please report the log's `fault` event",
+            )
+            self._recorder.failed(self.name, "look", fault, delay)
+        finally:
+            with self._mutex:
+                self.running = False
+                self._schedule(0.0 if self._again else delay)
+
+    def _advance(self, build: Callable[[], Identity]) -> float:
+        reconciler = self._reconciler
+        if reconciler is None:
+            reconciler = Reconciler(build(), self._recorder, self._service.stopping.is_set)
+            with self._mutex:
+                if build is self._build:
+                    self._reconciler = reconciler
+        return reconciler.advance()
+
+    def _schedule(self, delay: float) -> None:
+        """Set the one timer.
+
+        Every job gets an id of its own: APScheduler removes a finished job by its id, and would
+        take a newer one of the same name with it.
+        """
+        self._cancel()
+        if self.retired or self._service.stopping.is_set():
+            return
+        self._serial += 1
+        self._job = f"{self.name}/{self._serial}"
+        when = datetime.now(UTC) + timedelta(seconds=delay)
+        self._service.scheduler.add_job(
+            self._run, "date", run_date=when, id=self._job, misfire_grace_time=None
+        )
+
+    def _cancel(self) -> None:
+        if self._job:
+            with suppress(JobLookupError):
+                self._service.scheduler.remove_job(self._job)
+            self._job = None
+
+
+class Service:
+    """`rekeyd run`."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open everything that can be wrong, before anything is touched. Raises `Misconfigured`."""
+        self._path = path
+        self.settings = load(path)
+        configure(self.settings.log.format, self.settings.log.level)
+        self.log = structlog.get_logger("rekeyd")
+        self.metrics = Metrics(__version__)
+        self.store, self._sealer = self._open_state()
+        self.recorder = Recorder(self.store, self.metrics)
+        self.recorder.progress = self._progressed
+        self.stopping = threading.Event()
+        self.scheduler = BackgroundScheduler(
+            executors={"default": ThreadPoolExecutor(WORKERS)},
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            timezone=UTC,
+        )
+        self._runners: dict[str, Runner] = {}
+        self.metrics.show(self.statuses)
+        self._beaten = time.monotonic()
+        self._store_trouble: str | None = None
+        self._seen: dict[str, int] = {}
+        self._listener = Listener(self.settings.listen, self) if self.settings.listen else None
+
+    def _open_state(self) -> tuple[Store, Sealer]:
+        store = open_store(self.settings)
+        if not store.lock():
+            raise Misconfigured(
+                f"another rekeyd (process {store.holder()}) already works on {store.folder}",
+                "stop that one, or give this one a `state` of its own",
+            )
+        sealer, beside = fit_sealer(self.settings, store, self._kms)
+        if beside:
+            self.log.warning(
+                "seal",
+                detail=f"the seal key lies beside the secrets that it seals, in {store.folder}",
+                do="put it elsewhere and name it with `seal: file:PATH`",
+            )
+        return store, sealer
+
+    def _kms(self) -> object:
+        from rekeyd.aws import Account  # noqa: PLC0415
+
+        return Account(self.settings.aws, self.metrics.aws_request).client("kms")
+
+    def run(self) -> int:
+        """Work until SIGTERM or SIGINT; return the exit code."""
+        wakeup = self._catch_signals()
+        self._apply(self.settings)
+        self.scheduler.add_job(self._beat, "interval", seconds=BEAT, id="beat")
+        self.scheduler.start()
+        if self._listener:
+            self._listener.start()
+        self.metrics.reloaded(ok=True, at=datetime.now(UTC))
+        self.log.info("ready", identities=len(self._all()), listen=self._listening())
+        sd.ready(self._summary())
+        self._loop(wakeup)
+        return self._stop()
+
+    # What the listener asks.
+
+    def statuses(self) -> Sequence[Status]:
+        known = self.recorder.statuses
+        return [known[runner.name] for runner in self._all() if runner.name in known]
+
+    def timeline(self, identity: str) -> Sequence[Event]:
+        return [event for _, event in self.store.history(identity)]
+
+    def healthy(self) -> list[str]:
+        """Name the parts that do not work any more and need a restart."""
+        problems = [f"{r.name}: no progress for {HUNG:.0f} s" for r in self._all() if r.hung()]
+        if time.monotonic() - self._beaten > 3 * BEAT:
+            problems.append("the scheduler does not run")
+        return problems
+
+    def ready(self) -> list[str]:
+        """Name what keeps rotations from being made now."""
+        trouble = [self._store_trouble] if self._store_trouble else []
+        return self.healthy() + trouble
+
+    # The main thread.
+
+    def _loop(self, wakeup: socket.socket) -> None:
+        interval = sd.watchdog_interval()
+        next_ping = next_write = time.monotonic()
+        drift = time.time() - time.monotonic()
+        while not self.stopping.is_set():
+            if select.select([wakeup], [], [], 1.0)[0]:
+                for number in dict.fromkeys(wakeup.recv(4096)):
+                    self._on_signal(signal.Signals(number))
+            now = time.monotonic()
+            if abs(time.time() - now - drift) > CLOCK_JUMP:
+                drift = time.time() - now
+                self._on_clock_jump()
+            self._take_requests()
+            if now >= next_write:
+                next_write = now + 30.0
+                self._try_store()
+            if interval and now >= next_ping and not self.healthy():
+                next_ping = now + interval
+                sd.notify("WATCHDOG=1", f"STATUS={self._summary()}")
+
+    def _catch_signals(self) -> socket.socket:
+        """Let signals wake the main thread; unlike a mask, handlers do not reach children."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        self._theirs = theirs
+        signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        for number in (
+            signal.SIGTERM,
+            signal.SIGINT,
+            signal.SIGHUP,
+            signal.SIGUSR1,
+            signal.SIGUSR2,
+        ):
+            signal.signal(number, lambda *_: None)
+        return ours
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        match number:
+            case signal.SIGTERM | signal.SIGINT:
+                self.stopping.set()
+            case signal.SIGHUP:
+                self._reload()
+            case signal.SIGUSR1:
+                self._rotate_all()
+            case signal.SIGUSR2:
+                self._log_status()
+
+    def _rotate_all(self) -> None:
+        self.log.info("signal", detail="a rotation of every identity was asked for")
+        for runner in self._all():
+            try:
+                self.store.ask(runner.name, Request("rotate"))
+            except Transient as error:
+                self.log.error("request", identity=runner.name, error=str(error), do=error.do)
+            runner.wake()
+
+    def _take_requests(self) -> None:
+        """Notice what other processes asked for through the state."""
+        try:
+            waiting = self.store.waiting()
+        except RekeydError as error:
+            self._store_trouble = str(error)
+            return
+        for name, number in waiting.items():
+            if number > self._seen.get(name, 0) and name in self._runners:
+                self._seen[name] = number
+                self._runners[name].wake()
+
+    def _reload(self) -> None:
+        sd.reloading()
+        try:
+            settings = load(self._path)
+            changed = [n for n in FIXED if getattr(settings, n) != getattr(self.settings, n)]
+            if changed:
+                raise Misconfigured(
+                    f"{' and '.join(changed)} cannot be changed while rekeyd runs",
+                    "restart it to change that",
+                )
+        except Misconfigured as error:
+            self.metrics.reloaded(ok=False, at=datetime.now(UTC))
+            self.log.error("reload refused", error=str(error), do=error.do)
+        else:
+            configure(settings.log.format, settings.log.level)
+            self._apply(settings)
+            self.metrics.reloaded(ok=True, at=datetime.now(UTC))
+            self.log.info("reloaded", identities=len(self._all()))
+        sd.ready(self._summary())
+
+    def _apply(self, settings: Settings) -> None:
+        self.settings = settings
+        workshop = Workshop(settings, self.store, self._sealer, self.metrics.aws_request)
+        wanted = {identity.name: identity for identity in settings.identities}
+        for name in self._runners.keys() - wanted.keys():
+            self._runners[name].retire()
+        self.recorder.keep(set(wanted))
+        self.metrics.watch(wanted)
+        for name, identity in wanted.items():
+
+            def build(identity=identity) -> Identity:  # type: ignore[no-untyped-def] # noqa: ANN001
+                return workshop.build(identity)
+
+            if name in self._runners:
+                self._runners[name].rebuild(build)
+            else:
+                self._runners[name] = Runner(name, build, self.recorder, self)
+                self._runners[name].wake()
+
+    def _on_clock_jump(self) -> None:
+        """Set every timer anew: those of the scheduler follow the wall clock."""
+        self.log.warning("clock", detail="the clock jumped; timers are set anew")
+        self.scheduler.reschedule_job("beat", trigger="interval", seconds=BEAT)
+        for runner in self._all():
+            runner.wake()
+
+    def _try_store(self) -> None:
+        try:
+            self.store.set_meta("alive", datetime.now(UTC).isoformat(timespec="seconds"))
+            self._store_trouble = None
+        except RekeydError as error:
+            if self._store_trouble is None:
+                self.log.error("state", error=str(error), do=error.do)
+            self._store_trouble = str(error)
+
+    def _log_status(self) -> None:
+        for status in self.statuses():
+            self.log.info(
+                "status",
+                identity=status.identity,
+                stage=status.stage,
+                detail=status.message,
+                next_rotation=status.next_rotation and status.next_rotation.isoformat(),
+                hold=status.hold and status.hold.reason,
+                failing=status.failing,
+            )
+
+    def _stop(self) -> int:
+        sd.stopping()
+        self.log.info("stopping", detail="finishing the steps in flight")
+        for runner in self._all():
+            runner.retire()
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and any(r.running for r in self._runners.values()):
+            time.sleep(0.02)
+        if self._listener:
+            self._listener.stop()
+        self.scheduler.shutdown(wait=False)
+        self.store.close()
+        self.log.info("stopped")
+        return 0
+
+    def _progressed(self, name: str) -> None:
+        if runner := self._runners.get(name):
+            runner.progressed = time.monotonic()
+
+    def _all(self) -> list[Runner]:
+        return [runner for runner in self._runners.values() if not runner.retired]
+
+    def _beat(self) -> None:
+        self._beaten = time.monotonic()
+
+    def _listening(self) -> str:
+        return self.settings.listen.address if self.settings.listen else "none"
+
+    def _summary(self) -> str:
+        stages = [status.stage for status in self.statuses()]
+        counted = ", ".join(f"{stages.count(s)} {s}" for s in dict.fromkeys(stages))
+        return f"{len(self._all())} identities" + (f": {counted}" if counted else "")
+
+
+def run(path: Path | None) -> int:
+    """Run the daemon; return its exit code."""
+    code = Service(path).run()
+    sys.stderr.flush()
+    os._exit(code)  # a worker that outlived the patience must not keep the process
