@@ -14,6 +14,7 @@ BUILT_IN = {
     "credential_process": "rekeyd.sinks.credential_process:CredentialProcess",
     "env_file": "rekeyd.sinks.env_file:EnvFile",
     "exec": "rekeyd.sinks.exec:Exec",
+    "s3_object": "rekeyd.sinks.s3_object:S3Object",
     "secrets_manager": "rekeyd.sinks.secrets_manager:SecretsManager",
     "ssm_parameter": "rekeyd.sinks.ssm_parameter:SsmParameter",
 }
