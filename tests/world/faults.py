@@ -1,0 +1,155 @@
+"""What can go wrong at one call of the program to the world around it, and who decides when."""
+
+import random
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import TypeVar
+
+from rekeyd.errors import Refused, RekeydError, Transient, Unanswered
+
+Option = TypeVar("Option")
+
+
+class Crash(BaseException):
+    """The process is killed here: no handler of the program may run on, as after SIGKILL."""
+
+
+class Fault(Enum):
+    """What happens to one call. The value is how a story tells it."""
+
+    NONE = ""
+    CRASH_BEFORE = "killed before it is sent"
+    CRASH_COMMITTED = "it takes effect, and the process is killed before it reads the answer"
+    LOST_BEFORE = "the connection drops before it arrives"
+    LOST_COMMITTED = "it takes effect and the answer is lost"
+    TRUNCATED = "it takes effect and the answer is cut short"
+    THROTTLED = "Throttling"
+    SERVICE_FAILURE = "ServiceFailure, and nothing was done"
+    SERVICE_FAILURE_COMMITTED = "ServiceFailure, although it took effect"
+    UNMODIFIABLE = "EntityTemporarilyUnmodifiable"
+    CONCURRENT = "ConcurrentModification"
+    DENIED = "AccessDenied"
+    UNKNOWN_KEY = "InvalidAccessKeyId"
+    DISK_FULL = "no space left on device"
+    DISK_FULL_BUT_DURABLE = "an error is reported although the change is on the disk"
+    SLOW = "the process sleeps for an hour, then it is sent"
+
+    @property
+    def commits(self) -> bool:
+        """Whether the call takes effect all the same."""
+        return self in COMMITTING
+
+    @property
+    def kills(self) -> bool:
+        return self in (Fault.CRASH_BEFORE, Fault.CRASH_COMMITTED)
+
+
+COMMITTING = frozenset(
+    {
+        Fault.NONE,
+        Fault.SLOW,
+        Fault.CRASH_COMMITTED,
+        Fault.LOST_COMMITTED,
+        Fault.TRUNCATED,
+        Fault.SERVICE_FAILURE_COMMITTED,
+        Fault.DISK_FULL_BUT_DURABLE,
+    }
+)
+
+UNCERTAIN = frozenset(
+    {
+        Fault.LOST_BEFORE,
+        Fault.LOST_COMMITTED,
+        Fault.TRUNCATED,
+        Fault.SERVICE_FAILURE,
+        Fault.SERVICE_FAILURE_COMMITTED,
+    }
+)
+"""Those after which the caller cannot know whether it took effect."""
+
+KILLS = (Fault.CRASH_BEFORE, Fault.CRASH_COMMITTED)
+LOSSES = (Fault.LOST_BEFORE, Fault.LOST_COMMITTED, Fault.TRUNCATED)
+READ_LOSSES = (Fault.LOST_BEFORE, Fault.THROTTLED, Fault.DENIED)
+IAM_ERRORS = (
+    *LOSSES,
+    Fault.THROTTLED,
+    Fault.SERVICE_FAILURE,
+    Fault.SERVICE_FAILURE_COMMITTED,
+    Fault.UNMODIFIABLE,
+    Fault.CONCURRENT,
+    Fault.DENIED,
+)
+
+POSSIBLE: dict[str, tuple[Fault, ...]] = {
+    "iam.caller_is_root": (Fault.CRASH_BEFORE, *READ_LOSSES),
+    "iam.user_id": (Fault.CRASH_BEFORE, *READ_LOSSES),
+    "iam.list_keys": (Fault.CRASH_BEFORE, *READ_LOSSES),
+    "iam.last_used": (Fault.CRASH_BEFORE, *READ_LOSSES),
+    "iam.create_key": (*KILLS, *IAM_ERRORS, Fault.SLOW),
+    "iam.set_active": (*KILLS, *IAM_ERRORS, Fault.SLOW),
+    "iam.delete_key": (*KILLS, *IAM_ERRORS, Fault.SLOW),
+    "consumer.probe": (*KILLS, Fault.LOST_BEFORE, Fault.DENIED, Fault.UNKNOWN_KEY),
+    "sink.check": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE, Fault.DENIED),
+    "sink.read": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE, Fault.DENIED),
+    "sink.put": (*KILLS, *LOSSES, Fault.DENIED, Fault.SLOW),
+    "store.load": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE),
+    "store.save": (*KILLS, Fault.DISK_FULL, Fault.DISK_FULL_BUT_DURABLE),
+    "store.log": (*KILLS, Fault.DISK_FULL),
+    "store.requests": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE),
+    "store.settle": (*KILLS, Fault.DISK_FULL, Fault.DISK_FULL_BUT_DURABLE),
+    "sealer.seal": (Fault.CRASH_BEFORE,),
+    "sealer.unseal": (Fault.CRASH_BEFORE,),
+}
+"""Every call that the program can make, and what can go wrong with each."""
+
+
+def error(call: str, fault: Fault) -> RekeydError:
+    """Return what the adapter of this call raises for a fault (see rekeyd.ports and rekeyd.aws)."""
+    if fault is Fault.DENIED:
+        return Refused(f"{call}: {fault.value}", reason="permission")
+    if call == "iam.create_key" and fault in UNCERTAIN:
+        return Unanswered(f"{call}: {fault.value}")
+    return Transient(f"{call}: {fault.value}")
+
+
+FaultPlan = Callable[[int, str], Fault]
+"""Names the fault of a call, from its number since the start and its name."""
+
+
+def no_faults(_number: int, _call: str) -> Fault:
+    return Fault.NONE
+
+
+class Chooser:
+    """Decides what the world leaves open: here always the freshest answer, the first option."""
+
+    def choose(self, options: Sequence[Option]) -> Option:
+        return options[0]
+
+
+class Stalest(Chooser):
+    """Every front shows the oldest truth that it may still show."""
+
+    def choose(self, options: Sequence[Option]) -> Option:
+        return options[-1]
+
+
+class Alternating(Chooser):
+    """Fronts flip between the oldest and the newest truth at every answer."""
+
+    def __init__(self) -> None:
+        self._turn = 0
+
+    def choose(self, options: Sequence[Option]) -> Option:
+        self._turn += 1
+        return options[-1 if self._turn % 2 else 0]
+
+
+class Dice(Chooser):
+    """Any answer that may be shown, from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+
+    def choose(self, options: Sequence[Option]) -> Option:
+        return self._random.choice(options)

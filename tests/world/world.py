@@ -1,0 +1,401 @@
+"""The fake AWS of the tests, with its sinks, its disk, its people and its clock.
+
+Faithful where moto is not: every front has a delay within which it may show any state that was
+true, in any order; dead keys are refused; answers are lost before and after they commit; IAM tells
+of a use late. Time is virtual. The program meets it through rekeyd.ports only.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+from unittest import mock
+
+from rekeyd.errors import RekeydError
+from rekeyd.model import Decision, Hold, Request, Rest, Timing
+from rekeyd.observe import look
+from rekeyd.perform import perform
+from rekeyd.ports import Identity
+from rekeyd.reconcile import Reconciler
+from rekeyd.rules import plan
+from rekeyd.secret import AccessPair, Secret
+from world.checker import Checker, Violation
+from world.faults import (
+    POSSIBLE,
+    Chooser,
+    Crash,
+    Fault,
+    FaultPlan,
+    error,
+    no_faults,
+)
+from world.ports import WorldConsumer, WorldIam, WorldSealer, WorldSink, WorldStore
+from world.truth import ABSENT, ACTIVE, INACTIVE, PERSON, Change, TrueKey, TrueSink, Truth
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+NAME = "backup"
+HOUR = timedelta(hours=1)
+MINUTE = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Delays:
+    """How long each front may go on showing an old truth."""
+
+    list: timedelta = timedelta()
+    sts: timedelta = timedelta()
+    s3: timedelta = timedelta()
+
+    @classmethod
+    def all(cls, delay: timedelta) -> "Delays":
+        return cls(delay, delay, delay)
+
+
+def every(
+    interval: timedelta,
+    overlap: timedelta = HOUR,
+    grace: timedelta = HOUR,
+    settle: timedelta = 15 * MINUTE,
+) -> Timing:
+    return Timing(lambda born: born + interval, overlap, grace, settle)
+
+
+NORMAL = every(24 * HOUR)
+
+
+@dataclass
+class Diary:
+    """The `Witness` of a run: keeps the last decision and error, and tells the story on."""
+
+    world: "World"
+    decision: Decision | None = None
+    error: RekeydError | None = None
+    rotations: int = 0
+    refusals: list[RekeydError] = field(default_factory=list)
+
+    def saw(self, who: Identity, snapshot: object, decision: Decision) -> None:
+        self.decision, self.error = decision, None
+        self.world.tell(f"rule {decision.rule}: {_say(decision)}")
+
+    def did(self, identity: str, decision: Decision, seconds: float) -> None:
+        pass
+
+    def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:
+        self.error = error
+        self.world.tell(f"  failed: {error}")
+
+    def rotated(self, identity: str) -> None:
+        self.rotations += 1
+
+    def granted(self, identity: str, kind: str, refusal: RekeydError | None) -> None:
+        self.world.tell(f"granted {kind}" if refusal is None else f"refused {kind}: {refusal}")
+        if refusal:
+            self.refusals.append(refusal)
+
+
+class WorldClock:
+    """What the program's loop sees of the `time` module: virtual seconds."""
+
+    CLOCK_BOOTTIME = 7
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def clock_gettime(self, _clock: int) -> float:
+        return self._world.truth.now.timestamp()
+
+    def monotonic(self) -> float:
+        return self._world.truth.now.timestamp()
+
+
+class World:
+    """One user, its keys, its sinks, and the state folder of the program that rotates them."""
+
+    def __init__(
+        self,
+        *,
+        sinks: Mapping[str, bool] = {"file": True},
+        timing: Timing = NORMAL,
+        delays: Delays = Delays(),
+        lag: timedelta = timedelta(),
+        key_limit: int = 2,
+        latency: timedelta = timedelta(),
+        chooser: Chooser | None = None,
+        faults: FaultPlan = no_faults,
+        recording: bool = True,
+    ) -> None:
+        self.timing = timing
+        self.delays = delays
+        self.lag = lag
+        self.key_limit = key_limit
+        self.latency = latency
+        self.chooser = chooser or Chooser()
+        self.faults = faults
+        self.recording = recording
+        self.signs_as_root = False
+        self.denied = False
+        self.truth = Truth(sinks={name: TrueSink(readable) for name, readable in sinks.items()})
+        self.checker = Checker(self)
+        self.diary = Diary(self)
+        self.story: list[str] = []
+        self.calls: list[str] = []
+        self.crashes = 0
+        self._dead = False
+        self._program: Reconciler | None = None
+        self._iam = WorldIam(self)
+        self._consumer = WorldConsumer(self)
+        self._store = WorldStore(self)
+        self._sealer = WorldSealer(self)
+        self._identity: Identity | None = None
+
+    # What the program is given
+
+    @property
+    def identity(self) -> Identity:
+        """The program's view: its ports, and nothing of the truth."""
+        if self._identity is None:
+            self._identity = Identity(
+                name=NAME,
+                timing=self.timing,
+                iam=self._iam,
+                consumer=self._consumer,
+                sinks=tuple(WorldSink(self, name) for name in self.truth.sinks),
+                store=self._store,
+                sealer=self._sealer,
+                each=_in_turn,
+            )
+        return self._identity
+
+    def call(self, name: str, act: Callable[[], T], detail: str = "") -> T:
+        """Let one call of the program happen, or go wrong as the plan of faults says."""
+        if self._dead:
+            raise Crash
+        fault = self.faults(len(self.calls), name)
+        self.calls.append(name)
+        if fault is not Fault.NONE:
+            assert fault in POSSIBLE[name], f"{fault} cannot happen to {name}"
+            self.tell(f"  {name} {detail}: {fault.value}")
+        if self.latency:
+            self.truth = replace(self.truth, now=self.truth.now + self.latency)
+        if fault is Fault.SLOW:
+            self.truth = replace(self.truth, now=self.truth.now + HOUR)
+        if fault is Fault.CRASH_BEFORE:
+            self._dead = True
+            raise Crash
+        if not fault.commits:
+            raise error(name, fault)
+        answer = act()
+        if self.recording and name in TOLD:
+            self.tell(f"  {name} {detail}")
+        if self.checker.found or fault is Fault.CRASH_COMMITTED:
+            self._dead = True
+            raise Crash
+        if fault is not Fault.NONE and fault is not Fault.SLOW:
+            raise error(name, fault)
+        return answer
+
+    def choose(self, options: Sequence[T]) -> T:
+        """Pick what a front shows, from the truth (first) to the oldest (last)."""
+        return options[0] if len(options) == 1 else self.chooser.choose(options)
+
+    # The program, running
+
+    def step(self) -> Decision | None:
+        """Let a fresh process look, plan and perform once; None when it crashed or failed."""
+        self._dead = False
+        decision = None
+        try:
+            snapshot = look(self.identity)
+            decision = plan(snapshot, self.timing)
+            if not isinstance(decision.step, Hold | Rest):
+                perform(self.identity, snapshot, decision.step)
+        except (Crash, RekeydError):
+            decision = None
+        self.check()
+        return decision
+
+    def run(self, duration: timedelta, *, watch: timedelta | None = None) -> None:
+        """Let the program run for a while; a process that is killed is started again at once.
+
+        It sleeps for as long as it says, but at most for `watch`; without one its own WATCH is
+        skipped, so that it is woken only by the instants that `rest` names.
+        """
+        end = self.truth.now + duration
+        while self.truth.now < end:
+            seconds = self._live()
+            step = self.diary.decision.step if self.diary.decision else None
+            if isinstance(step, Rest) and self.diary.error is None and watch is None:
+                seconds = max(seconds, (step.until - self.truth.now).total_seconds())
+            pause = timedelta(seconds=max(1, int(seconds)))
+            self.pass_time(min(pause, watch or pause, max(end - self.truth.now, MINUTE)))
+
+    def restart(self) -> None:
+        """Drop everything that the program holds in memory."""
+        self._program = None
+        self._dead = False
+
+    def _live(self) -> float:
+        if self._program is None:
+            self.tell("the process starts")
+            self._program = Reconciler(self.identity, self.diary, lambda: False)
+        try:
+            with mock.patch("rekeyd.reconcile.time", WorldClock(self)):
+                return self._program.advance()
+        except Crash:
+            self.crashes += 1
+            self.check()
+            self.restart()
+            return 1
+        finally:
+            self.check()
+
+    def check(self) -> None:
+        """Raise when an invariant was broken, with the story so far."""
+        if self.checker.found:
+            raise Violation("\n".join([*self.checker.found, "", *self.story]))
+
+    def l1(self) -> str | None:
+        """Tell what L1 misses, now that faults have ceased; None when it holds."""
+        decision = self.diary.decision
+        if decision and isinstance(decision.step, Hold):
+            return None
+        truth = self.truth
+        ours = [key for key in truth.living if self._is_ours(key)]
+        active = [key.id for key in ours if key.status == ACTIVE]
+        if len(active) != 1:
+            return f"L1: {len(active)} Active keys of ours, and no Hold: {active}"
+        if len(ours) != 1:
+            return f"L1: {len(ours) - 1} old keys of ours were never deleted, and no Hold"
+        for name, sink in truth.sinks.items():
+            if sink.pair is None or sink.pair.key_id != active[0]:
+                return f"L1: {name} does not hold {active[0]}, and no Hold"
+        if truth.custody.intent:
+            return "L1: an intent was never closed"
+        return None
+
+    def _is_ours(self, key: TrueKey) -> bool:
+        ours = {pair.key_id for pair in self.truth.custody.pairs}
+        return key.id in ours or key.maker != PERSON
+
+    # Time and people
+
+    def pass_time(self, duration: timedelta) -> None:
+        self.truth = replace(self.truth, now=self.truth.now + duration)
+
+    def ask(self, kind: str, argument: str = "") -> None:
+        """A person asks the program for something."""
+        self.tell(f"a person asks: {kind} {argument}")
+        number = self.truth.asked + 1
+        entry = (number, Request(kind, argument))
+        self.truth = replace(self.truth, asked=number, requests=(*self.truth.requests, entry))
+
+    def person_creates(self) -> TrueKey:
+        key = self.make_key(PERSON)
+        self.tell(f"a person creates {key.id}")
+        return key
+
+    def person_activates(self, key_id: str) -> None:
+        self._person_changes(key_id, ACTIVE)
+
+    def person_deactivates(self, key_id: str) -> None:
+        self._person_changes(key_id, INACTIVE)
+
+    def person_deletes(self, key_id: str) -> None:
+        self._person_changes(key_id, ABSENT)
+
+    def _person_changes(self, key_id: str, status: str) -> None:
+        self.tell(f"a person makes {key_id} {status}")
+        self.change_key(key_id, status, PERSON)
+
+    def person_replaces_user(self) -> None:
+        """The user is deleted with its keys, and made again under the same name."""
+        self.person_deletes_user()
+        self._users(f"AIDAUSER{len(self.truth.users)}")
+        self.tell("a person makes the user again")
+
+    def person_deletes_user(self) -> None:
+        self.tell("a person deletes the user")
+        for key in self.truth.living:
+            self.change_key(key.id, ABSENT, PERSON)
+        self._users(None)
+
+    def _users(self, user_id: str | None) -> None:
+        self.truth = replace(self.truth, users=(*self.truth.users, (self.truth.now, user_id)))
+
+    def person_writes(self, sink: str, key_id: str | None, *, secret: str | None = None) -> None:
+        """A person overwrites a sink: with a key's pair, with a wrong secret, or with nothing."""
+        self.tell(f"a person makes {sink} hold {key_id}{' with a wrong secret' if secret else ''}")
+        pair = None
+        if key_id is not None:
+            pair = AccessPair(key_id, Secret(secret or self.truth.keys[key_id].secret))
+        self.change_sink(sink, pair=pair, by=PERSON, noticed=False)
+
+    def trouble(self, sink: str, kind: str | None) -> None:
+        """Break a sink, or mend it with None."""
+        self.tell(f"sink {sink} is {kind or 'mended'}")
+        self.change_sink(sink, trouble=kind)
+
+    def backup(self, sink: str) -> bool:
+        """A backup reads the sink and signs; tell whether it was let in."""
+        pair = self.truth.sinks[sink].pair
+        return pair is not None and self.use(pair)
+
+    def use(self, pair: AccessPair) -> bool:
+        """Somebody signs with a pair that was read some time ago; tell whether it was let in."""
+        key = self.truth.keys.get(pair.key_id)
+        good = key in self.truth.active and key is not None and key.secret == pair.secret.reveal()
+        if good:
+            self.use_key(pair.key_id)
+        return good
+
+    # How the truth changes
+
+    def make_key(self, by: str) -> TrueKey:
+        number = len(self.truth.keys) + 1
+        digest = hashlib.sha256(f"{by}{number}".encode()).hexdigest()
+        key = TrueKey(
+            id=f"AKIA{digest[:4].upper()}KEY{number:04}",
+            secret=f"secret/{digest[4:37]}",
+            user_id=self.truth.user_id or "",
+            changes=(Change(self.truth.now, ACTIVE, by),),
+        )
+        self.truth = replace(self.truth, keys={**self.truth.keys, key.id: key})
+        return key
+
+    def change_key(self, key_id: str, status: str, by: str) -> None:
+        key = self.truth.keys[key_id].became(self.truth.now, status, by)
+        self.truth = replace(self.truth, keys={**self.truth.keys, key_id: key})
+
+    def use_key(self, key_id: str) -> None:
+        key = self.truth.keys[key_id].used(self.truth.now, self.lag)
+        self.truth = replace(self.truth, keys={**self.truth.keys, key_id: key})
+
+    def change_sink(self, name: str, **changes: Any) -> None:
+        sink = replace(self.truth.sinks[name], **changes)
+        self.truth = replace(self.truth, sinks={**self.truth.sinks, name: sink})
+
+    def tell(self, line: str) -> None:
+        if self.recording:
+            self.story.append(f"{self.truth.now:%d %H:%M:%S} {line}")
+
+
+TOLD = {call for call, faults in POSSIBLE.items() if Fault.CRASH_COMMITTED in faults}
+"""The calls that change something: those that a story tells."""
+
+
+def _in_turn(function: Callable[[T], R], items: Iterable[T], /) -> list[R]:
+    return [function(item) for item in items]
+
+
+def _say(decision: Decision) -> str:
+    step = decision.step
+    match step:
+        case Hold(reason, what, _):
+            return f"hold ({reason}): {what}"
+        case Rest(until):
+            return f"rest until {until:%d %H:%M:%S}"
+        case _:
+            return str(getattr(step, "what", step))
