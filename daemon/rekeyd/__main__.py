@@ -1,0 +1,18 @@
+"""The `rekeyd` command. `credentials` is in the hot path of backups: it starts without the rest."""
+
+import sys
+
+
+def main() -> int:
+    """Run the command line and return the exit code."""
+    if sys.argv[1:2] == ["credentials"]:
+        from rekeyd import credentials  # noqa: PLC0415 - only what this run needs
+
+        return credentials.main(sys.argv[2:])
+    from rekeyd import cli  # noqa: PLC0415 - only what this run needs
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

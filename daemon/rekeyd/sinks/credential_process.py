@@ -1,0 +1,34 @@
+"""A JSON file for `rekeyd credentials`, which AWS SDKs run as their `credential_process`.
+
+The SDKs ask it again before its answer expires, so that consumers change pairs without a restart.
+"""
+
+from typing import Literal
+
+from rekeyd import credentials
+from rekeyd.model import AccessPair
+from rekeyd.ports import Sink
+from rekeyd.sinks._file import FileSettings, FileSink, whole
+from rekeyd.sinks.base import SinkContext
+
+
+class CredentialProcess(FileSettings):
+    """A file of its own, which `rekeyd credentials FILE` hands to AWS SDKs."""
+
+    type: Literal["credential_process"]
+
+    def open(self, context: SinkContext) -> Sink:  # noqa: ARG002 - a file needs no surroundings
+        return FileSink(self.label, self.file(), ProcessDocument())
+
+
+class ProcessDocument:
+    """The whole file is one pair. Anything else in its place is somebody else's file."""
+
+    def held(self, text: str) -> AccessPair | None:
+        if not text.strip():
+            return None
+        fields = credentials.parse(text)
+        return whole(*map(fields.get, ("AccessKeyId", "SecretAccessKey", "SessionToken")))
+
+    def holding(self, text: str, pair: AccessPair) -> str:  # noqa: ARG002 - nothing in it is kept
+        return credentials.document(pair.key_id, pair.secret.reveal())
