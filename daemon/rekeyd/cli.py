@@ -11,6 +11,7 @@ import click
 from rekeyd import __version__
 from rekeyd.config import IdentitySettings, Settings, load
 from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
+from rekeyd.model import Request
 
 DONE, FAILED, USAGE, HELD, UNREACHABLE, CONFIG = 0, 1, 2, 3, 75, 78
 
@@ -134,8 +135,9 @@ def rotate(
     if due and revoke_now:
         raise click.UsageError("--due and --revoke-now exclude each other.")
     settings = load(path)
-    kind = None if due else "revoke" if revoke_now else "rotate"
-    sys.exit(rotation.follow(settings, _named(settings, identities), kind, "", wait, as_json))
+    request = None if due else Request("revoke" if revoke_now else "rotate")
+    chosen = _named(settings, identities)
+    sys.exit(rotation.follow(settings, chosen, request, wait=wait, as_json=as_json))
 
 
 @cli.command()
@@ -152,7 +154,7 @@ def rollback(path: Path | None, *, identity: str, wait: int, as_json: bool) -> N
 
     settings = load(path)
     chosen = _named(settings, (identity,))
-    sys.exit(rotation.follow(settings, chosen, "rollback", "", wait, as_json))
+    sys.exit(rotation.follow(settings, chosen, Request("rollback"), wait=wait, as_json=as_json))
 
 
 @cli.command()
@@ -170,7 +172,8 @@ def adopt(path: Path | None, *, identity: str, key_id: str, wait: int, as_json: 
 
     settings = load(path)
     chosen = _named(settings, (identity,))
-    sys.exit(rotation.follow(settings, chosen, "adopt", key_id, wait, as_json))
+    request = Request("adopt", key_id)
+    sys.exit(rotation.follow(settings, chosen, request, wait=wait, as_json=as_json))
 
 
 @cli.command()

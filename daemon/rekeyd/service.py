@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -25,7 +26,6 @@ from rekeyd import __version__, sd
 from rekeyd.assemble import Workshop, fit_sealer, open_store
 from rekeyd.config import Settings, load
 from rekeyd.errors import Misconfigured, RekeydError, Transient
-from rekeyd.http import Listener
 from rekeyd.logs import configure
 from rekeyd.metrics import Metrics
 from rekeyd.model import Request
@@ -34,6 +34,9 @@ from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
 from rekeyd.store import Store
 from rekeyd.view import Status
+
+if TYPE_CHECKING:
+    from rekeyd.http import Listener
 
 WORKERS = 10
 """Identities that are worked on side by side."""
@@ -181,7 +184,14 @@ class Service:
         self._beaten = time.monotonic()
         self._store_trouble: str | None = None
         self._seen: dict[str, int] = {}
-        self._listener = Listener(self.settings.listen, self) if self.settings.listen else None
+        self._listener = self._bound_listener()
+
+    def _bound_listener(self) -> "Listener | None":
+        if self.settings.listen is None:
+            return None
+        from rekeyd.http import Listener  # noqa: PLC0415 (for those who listen)
+
+        return Listener(self.settings.listen, self)
 
     def _open_state(self) -> tuple[Store, Sealer]:
         store = open_store(self.settings)

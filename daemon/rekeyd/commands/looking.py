@@ -1,0 +1,219 @@
+"""`plan`, `status`, `history` and `check`: they look, and change nothing."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from rekeyd.assemble import Workshop, fit_sealer, open_store
+from rekeyd.commands import DONE, HELD, ago, event_line, print_json, table
+from rekeyd.config import IdentitySettings, Settings
+from rekeyd.document import document
+from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
+from rekeyd.model import Custody, Hold
+from rekeyd.observe import look
+from rekeyd.ports import Identity
+from rekeyd.rules import plan as decide
+from rekeyd.store import Store
+from rekeyd.view import Status, describe, sentence
+
+
+def workshop(settings: Settings, store: Store) -> Workshop:
+    sealer, _ = fit_sealer(settings, store, lambda: _kms(settings))
+    return Workshop(settings, store, sealer, lambda *_: None)
+
+
+def _kms(settings: Settings) -> Any:
+    from rekeyd.aws import Account  # noqa: PLC0415 (0.3 s, for those who use it)
+
+    return Account(settings.aws, lambda *_: None).client("kms")
+
+
+def plan(settings: Settings, as_json: bool) -> int:
+    """Look at each identity and print its next step. Returns 3 when one is on hold."""
+    rows, documents, worst = [], [], DONE
+    with closing(open_store(settings)) as store:
+        shop = workshop(settings, store)
+        for identity in settings.identities:
+            who = shop.build(identity)
+            snapshot = look(who)
+            decision = decide(snapshot, who.timing)
+            status = describe(who.name, snapshot, decision, who.timing)
+            if isinstance(decision.step, Hold):
+                worst = HELD
+            rows.append((who.name, decision.rule, sentence(decision.step)))
+            documents.append(
+                {
+                    "identity": who.name,
+                    "rule": decision.rule,
+                    "step": type(decision.step).__name__.lower(),
+                    "what": sentence(decision.step),
+                    "do": status.hold.do if status.hold else None,
+                    "next_rotation": status.next_rotation,
+                }
+            )
+    if as_json:
+        print_json({"plan": documents})
+    else:
+        click.echo(table(("IDENTITY", "RULE", "NEXT STEP"), rows))
+        for told in documents:
+            if told["do"]:
+                click.echo(f"\n{told['identity']}: {told['do']}")
+    return worst
+
+
+def status(settings: Settings, as_json: bool) -> int:
+    """Print where each identity stood at its last look. Returns 3 when one is on hold."""
+    with closing(open_store(settings)) as store:
+        known = store.published()
+    names = [identity.name for identity in settings.identities]
+    statuses = [known[name] for name in names if name in known]
+    if as_json:
+        print_json(document(statuses, datetime.now(UTC)))
+    else:
+        _show_statuses(statuses, [name for name in names if name not in known])
+    return HELD if any(one.hold for one in statuses) else DONE
+
+
+def _show_statuses(statuses: list[Status], unknown: list[str]) -> None:
+    rows = [
+        (
+            one.identity,
+            click.style(one.stage, fg="red" if one.hold else "yellow" if one.failing else "green"),
+            one.current.key if one.current else "-",
+            ago(one.current.created) if one.current else "-",
+            ago(one.next_rotation),
+            f"{sum(s.current for s in one.sinks)} of {len(one.sinks)}",
+            ago(one.at),
+        )
+        for one in statuses
+    ]
+    rows += [(name, "never looked at", "-", "-", "-", "-", "-") for name in unknown]
+    headings = ("IDENTITY", "STAGE", "KEY", "MADE", "NEXT ROTATION", "SINKS CURRENT", "LOOKED")
+    click.echo(table(headings, rows))
+    for one in statuses:
+        for line in _remarks(one):
+            click.echo(f"\n{one.identity}: {line}")
+
+
+def _remarks(one: Status) -> Iterator[str]:
+    if one.hold:
+        yield f"{one.hold.what}\n  → {one.hold.do}"
+    elif one.failing:
+        yield f"{one.failing} (again {ago(one.retry_at)})"
+    elif one.asked:
+        yield "a rotation was asked for, and begins when IAM has room for another key"
+    for sink in one.sinks:
+        if not sink.current:
+            yield f"sink {sink.name} does not hold the current pair" + (
+                f": {sink.problem}" if sink.problem else ""
+            )
+    for key in one.keys:
+        if key.state != "current":
+            used = f", last used {ago(key.last_used)}" if key.last_used else ""
+            yield f"{key.state} key {key.key}, {'active' if key.active else 'inactive'}{used}"
+
+
+def history(settings: Settings, identity: str | None, lines: int, as_json: bool) -> int:
+    """Print the newest events, oldest first."""
+    with closing(open_store(settings)) as store:
+        events = [event for _, event in store.history(identity)][-lines:]
+    if as_json:
+        print_json({"history": [asdict(event) for event in events]})
+        return DONE
+    day = None
+    for event in events:
+        if event.at.astimezone().date() != day:
+            day = event.at.astimezone().date()
+            click.echo(click.style(f"{day:%A, %-d %B %Y}", bold=True))
+        click.echo(event_line(event, named=identity is None))
+    if not events:
+        click.echo("nothing was done yet")
+    return DONE
+
+
+def check(settings: Settings, offline: bool, as_json: bool) -> int:
+    """Try what a rotation needs, and print each answer. Returns the worst answer's exit code."""
+    results: list[dict[str, Any]] = []
+    with closing(open_store(settings)) as store:
+        shop: Workshop | None = None
+
+        def state() -> None:
+            nonlocal shop
+            shop = workshop(settings, store)
+
+        _try(results, "", "state and seal key", state)
+        if shop and not offline:
+            for identity in settings.identities:
+                for what, trial in _trials(shop, identity):
+                    _try(results, identity.name, what, trial)
+    if as_json:
+        print_json({"ok": all(r["ok"] for r in results), "checks": results})
+    else:
+        _show_checks(settings, results)
+    return max((r["exit"] for r in results), default=DONE)
+
+
+def _trials(
+    shop: Workshop, identity: IdentitySettings
+) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Name and give each thing to try: reading calls, and the sinks' own checks."""
+    account = shop.account(identity)
+    yield "credentials", account.caller
+    who = shop.build(identity)
+    yield "not root's credentials", lambda: _not_root(who)
+    yield f"user {identity.user}", lambda: _user_exists(who)
+    yield "list its keys", lambda: _room(who)
+    for sink in who.sinks:
+        yield f"sink {sink.name}", sink.check
+
+
+def _not_root(who: Identity) -> None:
+    if who.iam.caller_is_root():
+        raise Refused("signs as the account's root user", "use the policy of `rekeyd policy`")
+
+
+def _user_exists(who: Identity) -> None:
+    if who.iam.user_id() is None:
+        raise Refused("IAM knows no such user", "create it with `rekeyd provision`")
+
+
+def _room(who: Identity) -> None:
+    listing = who.iam.list_keys()
+    for key in listing.keys:
+        who.iam.last_used(key.id)
+    custody: Custody = who.store.load(who.name)
+    ours = {pair.key_id for pair in custody.pairs}
+    if len([key for key in listing.keys if key.id not in ours]) > 1:
+        raise Refused(
+            "both of the user's key slots hold keys that rekeyd did not make",
+            "delete one, or hand one over with `rekeyd adopt IDENTITY KEY_ID`",
+        )
+
+
+def _try(
+    results: list[dict[str, Any]], identity: str, what: str, trial: Callable[[], object]
+) -> None:
+    answer = {"identity": identity, "check": what, "ok": True, "problem": "", "do": "", "exit": 0}
+    try:
+        trial()
+    except RekeydError as error:
+        code = 78 if isinstance(error, Misconfigured) else 75 if isinstance(error, Transient) else 1
+        answer |= {"ok": False, "problem": str(error), "do": error.do, "exit": code}
+    results.append(answer)
+
+
+def _show_checks(settings: Settings, results: list[dict[str, Any]]) -> None:
+    good, bad = click.style("✓", fg="green"), click.style("✗", fg="red")
+    source = f"{len(settings.identities)} identities, state {Path(settings.state)}"
+    rows = [("configuration", f"{good} {source}")]
+    for r in results:
+        what = f"{r['identity']}: {r['check']}" if r["identity"] else r["check"]
+        rows.append((what, f"{good} ok" if r["ok"] else f"{bad} {r['problem']}"))
+    click.echo(table(("CHECK", "RESULT"), rows))
+    for do in dict.fromkeys(r["do"] for r in results if r["do"]):
+        click.echo(f"→ {do}")

@@ -1,0 +1,191 @@
+"""`rotate`, `rollback` and `adopt`: ask, then follow what happens, whoever does it.
+
+Everything goes through the state: a request is left there, and the history tells what came of it.
+Without a running daemon this process takes the lock and does the work itself.
+"""
+
+import threading
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import asdict
+
+import click
+
+from rekeyd import __version__
+from rekeyd.assemble import open_store
+from rekeyd.commands import DONE, FAILED, HELD, UNREACHABLE, event_line, print_json
+from rekeyd.commands.looking import workshop
+from rekeyd.config import IdentitySettings, Settings
+from rekeyd.errors import RekeydError
+from rekeyd.logs import configure
+from rekeyd.metrics import Metrics
+from rekeyd.model import Request
+from rekeyd.ports import Event
+from rekeyd.reconcile import Reconciler
+from rekeyd.record import Recorder
+from rekeyd.store import Store
+from rekeyd.view import Status
+
+POLL = 0.2
+"""Seconds between two looks at the history."""
+
+
+class Follower:
+    """Watches the history of one identity until what was asked for is done, or cannot be."""
+
+    def __init__(self, store: Store, name: str, kind: str | None, since: int) -> None:
+        self.name = name
+        self.code: int | None = None
+        self.note = ""
+        self.kind = kind
+        self._store = store
+        self._before = store.published().get(name)
+        self._seen = since
+        self._granted = kind is None
+        self._delivered = False
+
+    def poll(self) -> list[Event]:
+        """Return what happened since the last call, and decide whether it is over."""
+        new = self._store.history(self.name, after=self._seen)
+        for number, event in new:
+            self._seen = number
+            self._weigh(event)
+        if self.code is None and self._granted:
+            self._weigh_status(self._store.published().get(self.name))
+        return [event for _, event in new]
+
+    def give_up(self) -> None:
+        if self.code is None:
+            self.code = UNREACHABLE
+            self.note = "it goes on when the daemon runs, or with the next `rekeyd rotate --due`"
+
+    def _weigh(self, event: Event) -> None:
+        if event.rule == "request" and event.step == self.kind:
+            self._granted = True
+            if event.outcome == "refused":
+                self.code, self.note = FAILED, event.detail
+            elif self.kind == "adopt":
+                self.code = DONE
+        elif self._granted and event.rule == "deliver" and event.step == "record":
+            self._delivered = True
+            if self.kind in {"rotate", "rollback"}:
+                self.code = DONE
+
+    def _weigh_status(self, status: Status | None) -> None:
+        if status is None or status == self._before:
+            return
+        if status.hold:
+            self.code, self.note = HELD, f"on hold: {status.hold.what}. {status.hold.do}"
+        elif self.kind == "revoke" and self._delivered and status.stage == "resting":
+            self.code = DONE if len(status.keys) < 2 else None
+        elif status.asked and status.stage == "resting":
+            self.code = UNREACHABLE
+            self.note = (
+                "a new pair is asked for and will be made when IAM has room: "
+                f"the superseded one is still kept; {status.message}"
+            )
+
+
+def follow(
+    settings: Settings,
+    identities: list[IdentitySettings],
+    request: Request | None,
+    *,
+    wait: int,
+    as_json: bool,
+) -> int:
+    """Ask for something for some identities and follow it; return the exit code.
+
+    Without a `request` nothing is asked for: only what is due is done, as a timer wants it.
+    """
+    configure("auto", "error")
+    with closing(open_store(settings)) as store:
+        since = store.latest()
+        kind = request.kind if request else None
+        followers = [Follower(store, identity.name, kind, since) for identity in identities]
+        if request:
+            for identity in identities:
+                store.ask(identity.name, request)
+        told: list[Event] = []
+        stopping = threading.Event()
+        worker = None
+        if store.lock():
+            worker = threading.Thread(
+                target=_work, args=(settings, store, identities, followers, stopping), daemon=True
+            )
+            worker.start()
+        elif kind is None:
+            click.echo("a daemon runs on this state and does what is due by itself", err=True)
+            return DONE
+        deadline = time.monotonic() + wait
+        while any(one.code is None for one in followers) and time.monotonic() < deadline:
+            told += _show(followers, as_json)
+            time.sleep(POLL)
+        stopping.set()
+        if worker:
+            worker.join()
+        told += _show(followers, as_json)
+        for one in followers:
+            one.give_up()
+        return _conclude(followers, told, as_json)
+
+
+def _work(
+    settings: Settings,
+    store: Store,
+    identities: list[IdentitySettings],
+    followers: list[Follower],
+    stopping: threading.Event,
+) -> None:
+    """Do what the daemon would do, for these identities, side by side, until it is done."""
+    recorder = Recorder(store, Metrics(__version__))
+
+    def advance(identity: IdentitySettings, follower: Follower) -> None:
+        def enough() -> bool:
+            return stopping.is_set() or follower.code is not None
+
+        try:
+            reconciler = Reconciler(shop.build(identity), recorder, enough)
+            while not enough():
+                delay = reconciler.advance()
+                if follower.code is None and follower.kind is None:
+                    follower.code = _rest(recorder.statuses[identity.name])
+                stopping.wait(min(delay, POLL) if enough() else delay)
+        except RekeydError as error:
+            recorder.failed(identity.name, "look", error, 0.0)
+
+    shop = workshop(settings, store)
+    with ThreadPoolExecutor(len(identities)) as pool:
+        list(pool.map(advance, identities, followers))
+
+
+def _rest(status: Status) -> int | None:
+    if status.hold:
+        return HELD
+    if status.failing:
+        return UNREACHABLE if status.stage == "failing" else None
+    return DONE
+
+
+def _show(followers: Iterable[Follower], as_json: bool) -> list[Event]:
+    events = sorted((e for one in followers for e in one.poll()), key=lambda event: event.at)
+    if not as_json:
+        for event in events:
+            click.echo(event_line(event))
+    return events
+
+
+def _conclude(followers: list[Follower], told: list[Event], as_json: bool) -> int:
+    if as_json:
+        outcome = [
+            {"identity": one.name, "exit": one.code, "note": one.note or None} for one in followers
+        ]
+        print_json({"outcome": outcome, "events": [asdict(event) for event in told]})
+    else:
+        for one in followers:
+            if one.note:
+                click.echo(f"{one.name}: {one.note}", err=True)
+    codes = [one.code or DONE for one in followers]
+    return next((code for code in (FAILED, HELD, UNREACHABLE) if code in codes), DONE)
