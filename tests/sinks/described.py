@@ -18,6 +18,29 @@ from time import time
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from rekeyd.model import AccessPair, Secret
+from rekeyd.ports import Sink
+from rekeyd.sinks import settings_class
+from rekeyd.sinks.base import SinkContext
+
+OLD = AccessPair("AKIAOLDOLDOLDOLDOLD1", Secret("old/sEcret+0000000000000000000000000000"))
+NEW = AccessPair("AKIANEWNEWNEWNEWNEW2", Secret("new/sEcret+1111111111111111111111111111"))
+
+
+def opened(kind: str, **settings: Any) -> Sink:
+    """Open a sink as the daemon does, from settings as the configuration gives them."""
+
+    def no_aws(service: str, region: str | None) -> None:
+        raise AssertionError(f"an HTTP sink asked for {service} in {region}")
+
+    validated = settings_class(kind).model_validate({"type": kind, **settings})
+    return validated.open(SinkContext("backup_user", no_aws))
+
+
+def same(found: AccessPair | None, wanted: AccessPair) -> bool:
+    """Tell whether a sink gave back this pair. Pairs never compare equal by their secrets."""
+    return found is not None and found.fingerprint() == wanted.fingerprint()
+
 
 class UndocumentedError(Exception):
     """A request that the published description does not allow."""

@@ -52,7 +52,8 @@ def test_what_cannot_stand_in_a_header_is_refused_unseen(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["ghp_inlinetoken", "file:relative/path", "env:9LIVES", "credential:../seal.key", "env:A B"]
+    "text",
+    ["ghp_inlinetoken", "file:relative/path", "env:9LIVES", "credential:../seal.key", "env:A B"],
 )
 def test_a_token_in_the_configuration_itself_is_a_mistake_that_is_not_repeated(text):
     with pytest.raises(ValidationError) as caught:

@@ -11,12 +11,21 @@ if TYPE_CHECKING:
 
 BUILT_IN = {
     "aws_credentials": "rekeyd.sinks.aws_credentials:AwsCredentials",
+    "azure_key_vault": "rekeyd.sinks.azure_key_vault:AzureKeyVault",
+    "circleci_variable": "rekeyd.sinks.circleci_variable:CircleciVariable",
     "credential_process": "rekeyd.sinks.credential_process:CredentialProcess",
     "env_file": "rekeyd.sinks.env_file:EnvFile",
     "exec": "rekeyd.sinks.exec:Exec",
+    "gcp_secret_manager": "rekeyd.sinks.gcp_secret_manager:GcpSecretManager",
+    "github_actions_secret": "rekeyd.sinks.github_actions_secret:GithubActionsSecret",
+    "gitlab_variable": "rekeyd.sinks.gitlab_variable:GitlabVariable",
+    "kubernetes_secret": "rekeyd.sinks.kubernetes_secret:KubernetesSecret",
     "s3_object": "rekeyd.sinks.s3_object:S3Object",
     "secrets_manager": "rekeyd.sinks.secrets_manager:SecretsManager",
     "ssm_parameter": "rekeyd.sinks.ssm_parameter:SsmParameter",
+    "template": "rekeyd.sinks.template:Template",
+    "vault_kv2": "rekeyd.sinks.vault_kv2:VaultKv2",
+    "webhook": "rekeyd.sinks.webhook:Webhook",
 }
 """The settings class of each type that comes with rekeyd."""
 

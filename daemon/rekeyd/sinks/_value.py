@@ -61,14 +61,9 @@ USUAL_NAMES = FieldNames.model_construct(id=KEY_ID, secret=SECRET)
 def encode(pair: AccessPair, form: Format, over: str = "") -> str:
     """Write a pair as text. In JSON, the other fields of the text that it replaces are kept.
 
-    Raises `Refused` when that text is neither empty nor a pair: it is somebody else's.
+    Raises `Refused` when that text is somebody else's.
     """
-    if over.strip() and not _ours(over):
-        raise Refused(
-            "it holds something that is no pair, which rekeyd does not overwrite",
-            "empty it, or point the sink at a name of its own",
-            reason="sink",
-        )
+    refuse_foreign(over)
     if form == "json":
         fields = {**(_object(over) or {}), KEY_ID: pair.key_id, SECRET: pair.secret.reveal()}
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
@@ -86,6 +81,17 @@ def decode(text: str, form: Format) -> AccessPair | None:
     return pick(reader(text) or {}, KEY_ID, SECRET)
 
 
+def refuse_foreign(text: str) -> None:
+    """Raise `Refused` when text is neither empty nor a pair nor a JSON object that can hold one."""
+    pairs = decode(text, "env") or decode(text, "credentials")
+    if text.strip() and _object(text) is None and pairs is None:
+        raise Refused(
+            "it holds something that is no pair, which rekeyd does not overwrite",
+            "empty it, or point the sink at a name of its own",
+            reason="sink",
+        )
+
+
 def pick(fields: Mapping[str, Any], key_id: str, secret: str) -> AccessPair | None:
     """Take a pair out of two named fields, when both are there."""
     found = fields.get(key_id), fields.get(secret)
@@ -94,14 +100,10 @@ def pick(fields: Mapping[str, Any], key_id: str, secret: str) -> AccessPair | No
     return AccessPair(str(found[0]), Secret(str(found[1])))
 
 
-def _ours(text: str) -> bool:
-    return _object(text) is not None or bool(decode(text, "env") or decode(text, "credentials"))
-
-
 def _object(text: str) -> dict[str, Any] | None:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

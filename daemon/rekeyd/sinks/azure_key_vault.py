@@ -34,7 +34,7 @@ from rekeyd.sinks._http import (
     segment,
 )
 from rekeyd.sinks._reference import Reference, dereference
-from rekeyd.sinks._value import Form, decode, encode
+from rekeyd.sinks._value import Form, decode, encode, refuse_foreign
 from rekeyd.sinks.base import SinkContext
 
 VERSION = {"api-version": "7.4"}
@@ -98,8 +98,7 @@ class _AzureKeyVaultSink:
 
     def check(self) -> None:
         """Prove the sign-in and the right to read. Key Vault tells nothing of that to write."""
-        before = _text(self._newest(self._signed_in()))
-        encode(AccessPair("", Secret("")), self._settings.format, before)
+        refuse_foreign(_text(self._newest(self._signed_in())))
 
     def read(self) -> AccessPair | None:
         return decode(_text(self._newest(self._signed_in())), self._settings.format)

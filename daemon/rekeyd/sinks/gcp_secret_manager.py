@@ -37,7 +37,7 @@ from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sink
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, bearer, client
 from rekeyd.sinks._reference import Reference, dereference
-from rekeyd.sinks._value import Form, decode, encode
+from rekeyd.sinks._value import Form, decode, encode, refuse_foreign
 from rekeyd.sinks.base import SinkContext
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
@@ -122,7 +122,7 @@ class _GcpSecretManagerSink:
                 "create the secret with `gcloud secrets create`, and grant "
                 "roles/secretmanager.secretVersionAdder and roles/secretmanager.secretAccessor",
             )
-        encode(AccessPair("", Secret("")), self._settings.format, self._latest(headers))
+        refuse_foreign(self._latest(headers))
 
     def read(self) -> AccessPair | None:
         return decode(self._latest(self._signed_in()), self._settings.format)

@@ -52,7 +52,7 @@ class GithubActionsSecret(HttpSettings):
     repository: str | None = Field(None, pattern=r"^[^/\s]+/[^/\s]+$", description="OWNER/NAME.")
     environment: str | None = Field(None, description="A deployment environment of `repository`.")
     organization: str | None = Field(None, pattern=r"^[^/\s]+$")
-    secret_name: str = Field(pattern=r"^(?!GITHUB_)[A-Za-z_][A-Za-z0-9_]*$")
+    secret_name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
     visibility: Literal["all", "private"] = Field(
         "private",
         description="Which repositories see an organization's secret that has to be made; "
@@ -63,11 +63,13 @@ class GithubActionsSecret(HttpSettings):
     api_url: Address = Field("https://api.github.com", description="https://HOST/api/v3 elsewhere.")
 
     @model_validator(mode="after")
-    def _one_owner(self) -> Self:
+    def _consistent(self) -> Self:
         if bool(self.repository) == bool(self.organization):
             raise ValueError("needs either `repository` or `organization`")
         if self.environment and not self.repository:
             raise ValueError("`environment` belongs to a `repository`")
+        if self.secret_name.upper().startswith("GITHUB_"):
+            raise ValueError("`secret_name` may not begin with GITHUB_, which GitHub keeps")
         return self
 
     @property

@@ -31,7 +31,7 @@ from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, client, segment
 from rekeyd.sinks._reference import Reference, token
-from rekeyd.sinks._value import Form, decode, encode
+from rekeyd.sinks._value import Form, decode, encode, refuse_foreign
 from rekeyd.sinks.base import SinkContext
 
 
@@ -100,7 +100,7 @@ class _GitlabVariableSink:
             )
         self._client.send(Call("GET", self._variables, headers, {"per_page": "1"}))
         found = self._get()
-        self._text(found)
+        refuse_foreign(self._text(found))
         if found.dig("masked") is True and self._settings.format != "json":
             raise Refused(
                 f"the variable {self._settings.variable} is masked, which GitLab does only for "
