@@ -1,0 +1,236 @@
+"""From a file to `Settings`, or to the list of everything that is wrong with it."""
+
+import os
+from pathlib import Path as File
+from posixpath import normpath
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from yaml import Node, SequenceNode
+
+from rekeyd import sinks
+from rekeyd.config.document import Document, Path, path_text, printable, read
+from rekeyd.config.settings import Settings
+from rekeyd.errors import Misconfigured
+from rekeyd.sinks.base import SinkSettings
+
+Model = TypeVar("Model", bound=BaseModel)
+
+DEFAULT = "/etc/rekeyd/rekeyd.yaml"
+
+_DO = "correct the file; `rekeyd check --offline` reads it again"
+
+LARGEST = 8 * 2**20
+"""Bytes. Ten thousand identities take half of it."""
+
+_STAND_IN = SinkSettings.model_construct(type="")
+"""Takes the place of a sink that is a mistake while everything around it is looked at."""
+
+_PER_ACCOUNT = frozenset({"secrets_manager", "ssm_parameter"})
+"""Sinks of which every AWS account has its own, under the same names."""
+
+
+def load(path: File | None = None) -> Settings:
+    """Read the configuration: this file, else $REKEYD_CONFIG, else /etc/rekeyd/rekeyd.yaml.
+
+    Raises `Misconfigured`, whose message has one line for each mistake:
+    `FILE:LINE: setting.path: what is wrong; what would be right`.
+    """
+    file = path or File(os.environ.get("REKEYD_CONFIG") or DEFAULT)
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(LARGEST + 1)
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "no such name is possible"
+        raise Misconfigured(
+            f"{printable(str(file), 400)}: the configuration cannot be read: {problem}",
+            "name another file with --config or $REKEYD_CONFIG, or see its permissions",
+        ) from None
+    return parse(_decoded(content, str(file)), str(file))
+
+
+def parse(text: str, source: str) -> Settings:
+    """Read a configuration that stands in `text`; `source` names it in messages.
+
+    Raises `Misconfigured` as `load` does.
+    """
+    document = read(text)
+    settings = None
+    if document.root is None and not document.mistakes:
+        document.add((), "holds no settings; write at least one identity with a sink")
+    elif document.root is not None:
+        settings = _validated(document)
+    if settings is None or document.mistakes:
+        raise _misconfigured(source, document)
+    return settings
+
+
+def _decoded(content: bytes, source: str) -> str:
+    if len(content) > LARGEST:
+        raise _refused(source, 1, f"is larger than {LARGEST} bytes; is it the right file?")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise _refused(source, line, "is not UTF-8 text; save the file as UTF-8") from None
+
+
+def _misconfigured(source: str, document: Document) -> Misconfigured:
+    mistakes = sorted(document.mistakes, key=lambda mistake: mistake.line)
+    name = printable(source, 400)
+    return Misconfigured("\n".join(f"{name}:{mistake}" for mistake in mistakes), _DO)
+
+
+def _refused(source: str, line: int, text: str) -> Misconfigured:
+    return Misconfigured(f"{printable(source, 400)}:{line}: {text}", _DO)
+
+
+def _validated(document: Document) -> Settings | None:
+    written = _identities(document.data)
+    opened = {
+        (*path, "sinks", n): _sink(document, (*path, "sinks", n), raw)
+        for path, identity in written
+        for n, raw in enumerate(_list(identity.get("sinks")))
+    }
+    for path, identity in written:
+        if isinstance(identity.get("sinks"), list):
+            here = [opened[*path, "sinks", n] for n in range(len(identity["sinks"]))]
+            identity["sinks"] = [sink or _STAND_IN for sink in here]
+    _find_conflicts(document, written, {path: sink for path, sink in opened.items() if sink})
+    return _model(document, (), Settings, document.data)
+
+
+def _identities(data: Any) -> list[tuple[Path, dict[str, Any]]]:
+    """Return the identities that are written as mappings, each with its path."""
+    listed = _list(data.get("identities")) if isinstance(data, dict) else []
+    return [(("identities", n), raw) for n, raw in enumerate(listed) if isinstance(raw, dict)]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _sink(document: Document, path: Path, raw: Any) -> SinkSettings | None:
+    """Have a sink's own class read its settings; None when that is a mistake."""
+    kind = raw.get("type") if isinstance(raw, dict) else None
+    if not isinstance(kind, str):
+        there = f"write {{type: …}} with one of {', '.join(sinks.types())}"
+        if not isinstance(raw, dict):
+            document.add(path, f"is no mapping; {there}")
+        else:
+            document.add(
+                (*path, "type"), f"is {'not text' if 'type' in raw else 'missing'}; {there}"
+            )
+        return None
+    try:
+        model = sinks.settings_class(kind)
+        sink = _model(document, path, model, raw)
+        if sink and sink.label and sink.place:  # they may be computed by a third party's code
+            return sink
+    except Misconfigured:
+        from rekeyd.config.explain import unknown  # noqa: PLC0415 (only for a mistake)
+
+        document.add((*path, "type"), unknown("sink", kind, sinks.types()))
+    except ImportError as error:
+        document.add((*path, "type"), f"cannot be used: {printable(str(error), 120)}; install it")
+    except Exception as error:  # noqa: BLE001 - a third party's class may raise anything
+        document.add(path, f"its settings could not be read ({type(error).__name__}); look at them")
+    return None
+
+
+def _model(document: Document, path: Path, model: type[Model], raw: Any) -> Model | None:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as invalid:
+        _note(document, path, model, invalid)
+        return None
+
+
+def _note(document: Document, path: Path, model: type[BaseModel], invalid: ValidationError) -> None:
+    from rekeyd.config.explain import explain  # noqa: PLC0415 (only for a mistake)
+
+    schema = model.model_json_schema()
+    for error in invalid.errors(include_url=False, include_input=False):
+        written, _, node = document.locate((*path, *error["loc"]))
+        if _follows(error["type"], node):
+            continue
+        setting = (*path, *error["loc"]) if error["type"] == "missing" else written
+        document.add(setting, explain(error, setting[len(path) :], node, schema))
+
+
+def _follows(kind: str, node: Node | None) -> bool:
+    """Whether it follows from another mistake: a list is too short for its entries are mistakes."""
+    hidden = kind == "too_short" and isinstance(node, SequenceNode) and node.value
+    return bool(hidden) or kind == "default_factory_not_called"
+
+
+def _find_conflicts(
+    document: Document,
+    written: list[tuple[Path, dict[str, Any]]],
+    opened: dict[Path, SinkSettings],
+) -> None:
+    """Note what no single setting shows: two that claim the same name, user, label or place."""
+    claims = _Claims(document)
+    for path, identity in written:
+        account = _account(document.data.get("aws"), identity.get("aws"))
+        if "external_id" in account and "role_arn" not in account:
+            own = path if isinstance(identity.get("aws"), dict) else ()
+            document.add(
+                (*own, "aws"), "has an external_id, and no role_arn that asks for it; add one"
+            )
+        name = "name" if "name" in identity else "user"
+        claims.claim((*path, name), "name", identity.get(name), right="give each its own `name`")
+        claims.claim(
+            (*path, "user"),
+            "user",
+            identity.get("user"),
+            account,
+            right="keep one identity for it, or say with `aws` how the accounts differ",
+        )
+        for where, sink in opened.items():
+            if where[:2] == path:
+                _claim_place(claims, where, sink, account)
+
+
+def _claim_place(
+    claims: "_Claims", path: Path, sink: SinkSettings, account: dict[str, Any]
+) -> None:
+    claims.claim(path, "label", sink.label, path[:2], right="give one of them another `name`")
+    right = "let one of them write elsewhere"
+    file = str(getattr(sink, "path", ""))
+    if file.startswith("/") and sink.place.startswith(file):
+        place = sink.place.replace(file, _normal(file), 1)
+        if not claims.claim(path, "place", sink.type, place, right=right):
+            claims.claim(path, "file", _normal(file), right=right, alike=sink.type)
+    else:
+        inside = account if sink.type in _PER_ACCOUNT else {}
+        claims.claim(path, "place", sink.type, sink.place, inside, right=right)
+
+
+def _normal(file: str) -> str:
+    return "/" + normpath(file).lstrip("/")
+
+
+def _account(top: Any, own: Any) -> dict[str, Any]:
+    """Return what an identity's `aws` comes to, as written."""
+    return {**(top if isinstance(top, dict) else {}), **(own if isinstance(own, dict) else {})}
+
+
+class _Claims:
+    """Remembers what may be claimed once, and who was first."""
+
+    def __init__(self, document: Document) -> None:
+        self._document = document
+        self._first: dict[str, tuple[Path, str]] = {}
+
+    def claim(self, path: Path, what: str, *claimed: Any, right: str, alike: str = "") -> bool:
+        """Claim something; note and tell when another has it that is not alike."""
+        if claimed[0] is None:
+            return False
+        first, kind = self._first.setdefault(repr((what, claimed)), (path, alike))
+        if first == path or (alike and kind == alike):
+            return False
+        line = self._document.locate(first)[1]
+        taken = f"has the same {what} as {path_text(first)} in line {line}; {right}"
+        self._document.add(path, taken)
+        return True
