@@ -153,10 +153,12 @@ class AtomicFile:
         try:
             yield descriptor
         finally:
-            with suppress(OSError):
-                if self._is_temporary(folder, descriptor):
-                    os.unlink(self._temporary_name, dir_fd=folder)
-            os.close(descriptor)
+            try:
+                with suppress(OSError):
+                    if self._is_temporary(folder, descriptor):
+                        os.unlink(self._temporary_name, dir_fd=folder)
+            finally:
+                os.close(descriptor)
 
     def _claim(self, folder: int) -> int:
         give_up = time.monotonic() + PATIENCE
