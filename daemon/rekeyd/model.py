@@ -107,11 +107,12 @@ class Custody:
     def promote(self, pair: Pair, key: Key, now: datetime) -> "Custody":
         """Return this custody with `pair` chosen again, and every newer one given up."""
         newer = [p for p in self.pairs if p.minted > pair.minted and not p.given_up]
+        off = pair.deactivated or pair.retiring or (None if key.active else now)
         chosen = self.with_pair(
             pair.key_id,
             **dict.fromkeys(("given_up", "verified", "refused", "current", "retiring")),
             restored=now,
-            deactivated=None if key.active else pair.deactivated or now,
+            deactivated=off,  # a listing may be stale: better activate it once too often
         )
         for other in newer:
             chosen = chosen.with_pair(other.key_id, given_up=now)
