@@ -1,0 +1,69 @@
+# Everything that a developer or a curious stranger types. `make help` lists it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help run test e2e soak bench check lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.run ## the main job: the daemon against an embedded AWS, three rotations as they happen
+	@$(BIN)/rekeyd demo
+
+test: $(VENV)/.test ## all tests that need no root
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e" \
+		--cov=rekeyd --cov-branch --cov-report=term:skip-covered --cov-report=json:.cache/coverage.json
+	@$(BIN)/python tests/floors.py .cache/coverage.json
+
+e2e: $(VENV)/.test ## what needs root and Debian packages: systemd, containers, real servers and tools
+	@tests/e2e/packages.sh
+	@$(BIN)/python -m pytest -m e2e --timeout 900 --durations 10 tests/e2e
+
+MINUTES ?= 30
+soak: $(VENV)/.test ## the long proofs, for MINUTES (30 if left out)
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
+
+bench: $(VENV)/.test ## the figures, beside their references, in one table
+	@$(BIN)/python tests/bench.py
+
+check: $(VENV)/.test ## lint, types, floors, dependencies, docs
+	@$(BIN)/ruff format --check --quiet daemon tests
+	@$(BIN)/ruff check --quiet daemon tests
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > .cache/floors.txt || (cat .cache/floors.txt; false)
+	@$(BIN)/deptry daemon 2> .cache/deptry.txt || (cat .cache/deptry.txt; false)
+	@$(BIN)/python -m pytest -q tests/test_docs.py
+	@echo "lint, types, floors, dependencies and docs are in order"
+
+lock: $(VENV)/.test ## resolve the locks anew
+	@for lock in "deploy/lock/runtime.txt" \
+		"deploy/lock/demo.txt --extra demo --group build -c deploy/lock/runtime.txt" \
+		"tests/lock.txt --all-extras --group dev -c deploy/lock/demo.txt"; do \
+		$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --universal \
+			--python-version 3.11 pyproject.toml -o $$lock || exit 1; done
+
+clean: ## remove what the other targets made
+	@rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit("rekeyd needs Python 3.11 or newer, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+		[ "$$(id -u)" = 0 ] || { echo "python3-venv is missing: apt-get install python3-venv"; exit 1; }; \
+		echo "installing python3-venv"; apt-get update -qq && apt-get install -qq -y python3-venv; }
+	@$(PYTHON) -m venv $(VENV)
+	@mkdir -p .cache
+	@touch $@
+
+$(VENV)/.run: deploy/lock/demo.txt pyproject.toml | $(VENV)/.venv
+	@echo "installing rekeyd and an embedded AWS into $(VENV)"
+	@$(PIP) --require-hashes -r deploy/lock/demo.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.test: tests/lock.txt $(VENV)/.run
+	@echo "installing the tools for tests and checks into $(VENV)"
+	@$(PIP) --require-hashes -r tests/lock.txt
+	@touch $@
