@@ -144,8 +144,10 @@ def _refuse_depth(text: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
-            line = event.start_mark.line + 1
-            raise _HopelessError(line, f"is nested more than {DEEPEST} levels deep; flatten it")
+            start: Any = event.start_mark
+            raise _HopelessError(
+                start.line + 1, f"is nested more than {DEEPEST} levels deep; flatten it"
+            )
 
 
 def _syntax(error: yaml.YAMLError) -> Mistake:

@@ -1,12 +1,149 @@
 """The JSON Schema of the configuration file, and the tables of config/README.md made from it."""
 
-from typing import Any
+import json
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any, Literal
 
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+
+from rekeyd import sinks
 from rekeyd.config.settings import Settings
+from rekeyd.config.times import duration_text
 
 Schema = dict[str, Any]
+
+_REFS = "#/$defs/"
+
+BEGIN = "<!-- tables: made by `python -m rekeyd.config FOLDER` -->\n"
+END = "<!-- end of tables -->\n"
 
 
 def json_schema() -> Schema:
     """Return the JSON Schema of the file, with every sink that comes with rekeyd."""
-    return Settings.model_json_schema()
+    kinds: list[type[BaseModel]]
+    kinds = [sinks.settings_class(kind) for kind in sorted(sinks.BUILT_IN)]
+    wanted: list[tuple[type[BaseModel], Literal["validation"]]]
+    wanted = [(model, "validation") for model in (Settings, *kinds)]
+    names, schema = models_json_schema(wanted, schema_generator=_Generator)
+    settings, *references = (names[model] for model in wanted)
+    parts = schema["$defs"]
+    parts["SinkSettings"] = {"description": "One sink.", "oneOf": references}
+    for reference in references:
+        part = parts[reference["$ref"].removeprefix(_REFS)]
+        part["required"] = sorted({"type", *part.get("required", [])})
+    top = parts.pop(settings["$ref"].removeprefix(_REFS))
+    whole: Schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **top,
+        "title": "rekeyd.yaml",
+        "$defs": dict(sorted(parts.items())),
+    }
+    plain: Schema = _plain(whole)
+    return plain
+
+
+class _Generator(GenerateJsonSchema):
+    """Writes durations as the file does."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return duration_text(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+
+
+def tables() -> str:
+    """Return every setting in Markdown tables, one table for each mapping of the file."""
+    schema = json_schema()
+    return "\n".join(_table(title, part) for title, part in _mappings(schema, "", schema, set()))
+
+
+def with_tables(readme: str) -> str:
+    """Put the tables between their marks in a text that has them."""
+    before, _, rest = readme.partition(BEGIN)
+    return before + BEGIN + "\n" + tables() + "\n" + END + rest.partition(END)[2]
+
+
+def _plain(schema: Any) -> Any:
+    """Leave out what a file cannot say: null. And titles, which only repeat names."""
+    if isinstance(schema, list):
+        return [_plain(item) for item in schema if item != {"type": "null"}]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: _plain(value) for key, value in schema.items() if not _needless(key, value)}
+    if len(plain.get("anyOf", [])) == 1:
+        return {**plain.pop("anyOf")[0], **plain}
+    return plain
+
+
+def _needless(key: str, value: Any) -> bool:
+    return (key == "title" and value != "rekeyd.yaml" and isinstance(value, str)) or (
+        key == "default" and value is None
+    )
+
+
+def _mappings(
+    schema: Schema, title: str, part: Schema, seen: set[str]
+) -> Iterator[tuple[str, Schema]]:
+    """Walk through the mappings of the file in its own order, each once."""
+    if "properties" in part:
+        yield title, part
+    for name, value in part.get("properties", {}).items():
+        for suffix, reference in _references(value):
+            key = reference.removeprefix(_REFS)
+            if key not in seen:
+                seen.add(key)
+                below = schema["$defs"][key]
+                yield from _mappings(schema, f"{title}.{name}{suffix}".lstrip("."), below, seen)
+    for kind in part.get("oneOf", []) if title.endswith("sinks[]") else []:
+        below = schema["$defs"][kind["$ref"].removeprefix(_REFS)]
+        yield from _mappings(schema, below["properties"]["type"]["const"], below, seen)
+
+
+def _references(value: Schema) -> Iterator[tuple[str, str]]:
+    """Find the mappings that a setting may be, or may be a list of."""
+    if "$ref" in value:
+        yield "", value["$ref"]
+    for other in [*value.get("anyOf", []), *value.get("oneOf", [])]:
+        yield from _references(other)
+    if "items" in value:
+        yield from (("[]", reference) for _, reference in _references(value["items"]))
+
+
+def _table(title: str, part: Schema) -> str:
+    constants = (f"{k}: {v['const']}" for k, v in part["properties"].items() if "const" in v)
+    choice = next(constants, "")
+    head = f"### `{title}`" if title else "### Top level"
+    head += f", `{choice}`" if choice and not choice.startswith("type:") else ""
+    rows = [
+        f"| `{name}` | {_meaning(value)} | {_default(name, value, part)} |"
+        for name, value in part["properties"].items()
+    ]
+    about = " ".join(part.get("description", "").split("\n\n")[0].split())
+    return "\n".join(
+        [head, about, "", "| setting | meaning | default |", "|---|---|---|", *rows, ""]
+    )
+
+
+def _meaning(value: Schema) -> str:
+    said = [value.get("description", ""), _limits(value)]
+    return " ".join(" ".join(said).replace("|", "\\|").split())
+
+
+def _limits(value: Schema) -> str:
+    if "const" in value:
+        return f"Always `{value['const']}`."
+    choices = value.get("enum") or value.get("items", {}).get("enum")
+    if choices:
+        return f"One of {', '.join(f'`{choice}`' for choice in choices)}."
+    if value.get("examples") and "default" not in value:
+        return f"Example: `{value['examples'][0]}`."
+    return ""
+
+
+def _default(name: str, value: Schema, part: Schema) -> str:
+    if name in part.get("required", []):
+        return "**required**"
+    if "default" not in value:
+        return ""
+    default = value["default"]
+    return f"`{default if isinstance(default, str) else json.dumps(default)}`"

@@ -116,7 +116,7 @@ Endpoint = Annotated[
     str, Form(_HTTP, "an http or https address without a password", "https://s3.example.com")
 ]
 File = Annotated[
-    str, Form(r"/[^\x00]*[^\x00/]", "the absolute path of a file", "/etc/rekeyd/tls.key")
+    str, Form(r"/[^\x00]*[^\x00/]", "the absolute path of a file", "/etc/rekeyd/tls.pem")
 ]
 State = Annotated[
     str,
@@ -240,6 +240,9 @@ def _is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+ShortListen = Annotated[str, Field(examples=["127.0.0.1:9797", "[::1]:9797", "none"])]
 
 
 def _listen(value: Any) -> Any:
@@ -426,7 +429,7 @@ class IdentitySettings(_Model):
 
 
 class Settings(_Model):
-    """A whole configuration. `rekeyd.config.load` makes one."""
+    """Everything at once: `rekeyd.config.load` reads it from a file."""
 
     state: State = Field(
         "/var/lib/rekeyd",
@@ -438,8 +441,11 @@ class Settings(_Model):
         description="What encrypts secrets at rest: `file:PATH` (32 bytes, raw or base64),"
         " `credential:NAME` (systemd) or `kms:KEY_ID`. Left out: `seal.key` in the state folder.",
     )
-    listen: Annotated[Listen | None, BeforeValidator(_listen)] = Field(
+    listen: Annotated[
+        Listen | None, BeforeValidator(_listen, json_schema_input_type=ShortListen | Listen)
+    ] = Field(
         default_factory=Listen,
+        json_schema_extra={"default": "127.0.0.1:9797"},
         description="Metrics, health and status page: `host:port`, a mapping, or `none`.",
     )
     log: LogSettings = Field(default_factory=LogSettings, description="The log.")
