@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 SKEW = timedelta(seconds=5)
 MINT_WINDOW = timedelta(minutes=2)
-"""How long after its intent a mint may still commit: only a key made in it can be taken for ours."""
+"""How long after its intent a mint may commit: only a key made in it can be taken for ours."""
 
 
-class Violation(AssertionError):
+class Violation(AssertionError):  # noqa: N818 (it is a finding, not a mistake of the tests)
     """An invariant was broken. The message is the story that led there."""
 
 

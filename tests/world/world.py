@@ -7,18 +7,16 @@ of a use late. Time is virtual. The program meets it through rekeyd.ports only.
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeVar
 from unittest import mock
 
 from rekeyd.errors import RekeydError
 from rekeyd.model import Decision, Hold, Request, Rest, Timing
-from rekeyd.observe import look
-from rekeyd.perform import perform
 from rekeyd.ports import Identity
-from rekeyd.reconcile import Reconciler
-from rekeyd.rules import plan
+from rekeyd.reconcile import LONGEST, Reconciler
 from rekeyd.secret import AccessPair, Secret
 from world.checker import Checker, Violation
 from world.faults import (
@@ -203,19 +201,26 @@ class World:
 
     # The program, running
 
-    def step(self) -> Decision | None:
-        """Let a fresh process look, plan and perform once; None when it crashed or failed."""
-        self._dead = False
-        decision = None
+    def cycle(self) -> float | None:
+        """Let a fresh process look, plan and perform once, under this world's clock.
+
+        Return the seconds that it means to sleep: 0 after a step, None when it was killed.
+        """
+        self.restart()
+        self.calls.clear()
+        turns = iter((False, True))
+        program = Reconciler(self.identity, self.diary, lambda: next(turns))
         try:
-            snapshot = look(self.identity)
-            decision = plan(snapshot, self.timing)
-            if not isinstance(decision.step, Hold | Rest):
-                perform(self.identity, snapshot, decision.step)
-        except (Crash, RekeydError):
-            decision = None
-        self.check()
-        return decision
+            seconds = program.advance()
+        except Crash:
+            return None
+        finally:
+            self.check()
+        return 0 if seconds == LONGEST else seconds
+
+    def clock(self) -> AbstractContextManager[Any]:
+        """Give the program's loop the time of this world."""
+        return mock.patch("rekeyd.reconcile.time", WorldClock(self))
 
     def run(self, duration: timedelta, *, watch: timedelta | None = None) -> None:
         """Let the program run for a while; a process that is killed is started again at once.
@@ -234,6 +239,7 @@ class World:
 
     def restart(self) -> None:
         """Drop everything that the program holds in memory."""
+        self.diary.decision = self.diary.error = None
         self._program = None
         self._dead = False
 
@@ -242,7 +248,7 @@ class World:
             self.tell("the process starts")
             self._program = Reconciler(self.identity, self.diary, lambda: False)
         try:
-            with mock.patch("rekeyd.reconcile.time", WorldClock(self)):
+            with self.clock():
                 return self._program.advance()
         except Crash:
             self.crashes += 1

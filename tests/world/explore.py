@@ -1,0 +1,162 @@
+"""Moves the world from truth to truth, one move at a time, with the real program.
+
+A move is one cycle of the program (with a fault, or with what the fronts choose to show), a deed of
+a person, or time that passes. Moves start from any truth that was kept, so a search can branch.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from rekeyd.model import Hold, Rest
+from world.checker import Violation
+from world.faults import POSSIBLE, Chooser, Fault, Option, no_faults
+from world.truth import Truth
+from world.world import HOUR, MINUTE, World
+
+
+@dataclass(frozen=True, slots=True)
+class Cycle:
+    """The program looks, plans and performs once. `fault` strikes the call of that number."""
+
+    call: int = -1
+    fault: Fault = Fault.NONE
+    shown: tuple[int, ...] = ()
+    """Which option each front chooses, in the order of the calls: 0, the truth, for all others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deed:
+    """A person does something: a method of `World` with its arguments."""
+
+    method: str
+    arguments: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nobody does anything, the program neither: it is down."""
+
+    duration: timedelta
+
+
+Move = Cycle | Deed | Wait
+
+CALM = Cycle()
+"""A cycle in which nothing goes wrong and every front shows the truth."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """Where a move led."""
+
+    truth: Truth
+    calls: tuple[str, ...] = ()
+    """The calls that the program made."""
+    options: tuple[int, ...] = ()
+    """How many answers each front could choose from, where there was a choice."""
+    rest: timedelta | None = None
+    """The program rested, and for how long; it has been slept already."""
+    hold: str | None = None
+    """The reason of its hold."""
+    error: str | None = None
+
+
+class _Shown(Chooser):
+    """Chooses by number, and remembers how much choice there was."""
+
+    def __init__(self) -> None:
+        self.numbers: tuple[int, ...] = ()
+        self.options: list[int] = []
+
+    def choose(self, options: Sequence[Option]) -> Option:
+        turn = len(self.options)
+        self.options.append(len(options))
+        number = self.numbers[turn] if turn < len(self.numbers) else 0
+        return options[number]
+
+
+class Explorer:
+    """Applies moves to truths on one world."""
+
+    def __init__(self, world: World, retry: timedelta = MINUTE) -> None:
+        self.world = world
+        self.start = world.truth
+        self._retry = retry
+        self._shown = _Shown()
+        world.chooser = self._shown
+        world.recording = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Let moves be applied within."""
+        with self.world.clock():
+            yield
+
+    def apply(self, truth: Truth, move: Move) -> Outcome:
+        """Return where a move leads. Raises `Violation` when an invariant breaks on the way."""
+        self.world.truth = truth
+        match move:
+            case Deed(method, arguments):
+                getattr(self.world, method)(*arguments)
+                return Outcome(self.world.truth)
+            case Wait(duration):
+                self.world.tell(f"{duration} pass while the program is down")
+                return Outcome(replace(truth, now=truth.now + duration))
+            case Cycle(call, fault, shown):
+                return self._cycle(call, fault, shown)
+
+    def _cycle(self, call: int, fault: Fault, shown: tuple[int, ...]) -> Outcome:
+        world = self.world
+        self._shown.numbers, self._shown.options = shown, []
+        world.faults = no_faults
+        if fault is not Fault.NONE:
+            world.faults = lambda number, _name: fault if number == call else Fault.NONE
+        world.cycle()
+        outcome = Outcome(world.truth, tuple(world.calls), tuple(self._shown.options))
+        if world.diary.error is not None:
+            outcome.error = str(world.diary.error)
+            if fault is Fault.NONE:
+                self._sleep(outcome, self._retry)
+            return outcome
+        step = world.diary.decision.step if world.diary.decision else None
+        if isinstance(step, Hold):
+            outcome.hold = step.reason
+            if fault is Fault.NONE:
+                self._sleep(outcome, 15 * MINUTE)
+        elif isinstance(step, Rest):
+            outcome.rest = step.until - world.truth.now
+            self._sleep(outcome, outcome.rest)
+        return outcome
+
+    def _sleep(self, outcome: Outcome, duration: timedelta) -> None:
+        outcome.truth = replace(outcome.truth, now=outcome.truth.now + duration)
+
+    def retell(self, moves: Iterable[Move]) -> str:
+        """Return the story of moves from the start, as a person can read it."""
+        world = self.world
+        world.truth, world.story, world.recording = self.start, [], True
+        world.checker.found.clear()
+        try:
+            truth = self.start
+            for move in moves:
+                truth = self.apply(truth, move).truth
+        except Violation:
+            pass  # the story ends where it happens
+        finally:
+            world.recording = False
+            world.checker.found.clear()
+        return "\n".join(world.story)
+
+
+def faulted(calls: Sequence[str]) -> Iterator[Cycle]:
+    """Name every way in which a cycle that makes these calls can go wrong once."""
+    for number, call in enumerate(calls):
+        for fault in POSSIBLE[call]:
+            yield Cycle(number, fault)
+
+
+LONG = 3 * HOUR
+"""Longer than settle, overlap and grace together take: what a daemon that was down has missed."""

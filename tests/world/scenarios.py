@@ -1,0 +1,176 @@
+"""The rotations there are, each prepared up to the instant at which it begins."""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+
+from rekeyd.model import Timing
+from world.faults import Chooser
+from world.world import HOUR, MINUTE, Delays, World, every
+
+ONE = {"file": True}
+TWO = {"file": True, "vault": True}
+THREE = {"file": True, "vault": True, "box": False}
+WRITE_ONLY = {"box": False}
+
+TIMING = every(24 * HOUR)
+
+
+def steady(world: World) -> str:
+    """A first rotation is long over. Return the current key."""
+    world.run(6 * HOUR)
+    (key,) = world.truth.active
+    return key.id
+
+
+def superseded(world: World) -> tuple[str, str]:
+    """A second rotation has just been delivered. Return the superseded and the current key."""
+    steady(world)
+    world.ask("rotate")
+    world.run(20 * MINUTE)
+    old, new = world.truth.active
+    return old.id, new.id
+
+
+def first(_world: World) -> None:
+    """Nothing is known and there is no key."""
+
+
+def normal(world: World) -> None:
+    """The current key is due."""
+    steady(world)
+    world.pass_time(24 * HOUR)
+
+
+def repair(world: World) -> None:
+    """A person empties a sink."""
+    steady(world)
+    world.person_writes(next(iter(world.truth.sinks)), None)
+
+
+def repair_overwritten(world: World) -> None:
+    """A person puts the superseded pair back into a sink."""
+    old, _ = superseded(world)
+    world.person_writes(next(iter(world.truth.sinks)), old)
+
+
+def go_back(world: World) -> None:
+    """A person deletes the current key while the superseded one is still Active."""
+    _, new = superseded(world)
+    world.person_deletes(new)
+
+
+def go_back_far(world: World) -> None:
+    """A person deletes the current key when the superseded one is Inactive already."""
+    _, new = superseded(world)
+    world.run(HOUR)
+    world.person_deletes(new)
+
+
+def old_deleted(world: World) -> None:
+    """A person deletes the superseded key during the overlap."""
+    old, _ = superseded(world)
+    world.person_deletes(old)
+
+
+def vanished(world: World) -> None:
+    """A person deletes the only key."""
+    world.person_deletes(steady(world))
+
+
+def adopt(world: World) -> None:
+    """The sinks hold a key that a person made, and the person hands it over."""
+    key = world.person_creates()
+    for sink in world.truth.sinks:
+        world.person_writes(sink, key.id)
+    world.run(HOUR)
+    world.ask("adopt", key.id)
+
+
+def revoke(world: World) -> None:
+    """The current key has leaked."""
+    steady(world)
+    world.ask("revoke")
+
+
+def revoke_both(world: World) -> None:
+    """The keys have leaked while the superseded one is still Active."""
+    superseded(world)
+    world.ask("revoke")
+
+
+def rollback(world: World) -> None:
+    """The new pair troubles its consumers: a person asks for the superseded one."""
+    superseded(world)
+    world.ask("rollback")
+
+
+def rollback_far(world: World) -> None:
+    """A person asks for the superseded pair when it is Inactive already."""
+    superseded(world)
+    world.run(HOUR)
+    world.ask("rollback")
+
+
+def asked_twice(world: World) -> None:
+    """A person asks for a rotation while another is in its overlap."""
+    superseded(world)
+    world.ask("rotate")
+
+
+def user_replaced(world: World) -> None:
+    """The user was deleted and made again, and the person hands it over."""
+    steady(world)
+    world.person_replaces_user()
+    world.run(HOUR)
+    world.ask("adopt", world.truth.user_id or "")
+
+
+Scenario = tuple[Callable[[World], None], Mapping[str, bool]]
+
+SCENARIOS: tuple[Scenario, ...] = (
+    (first, ONE),
+    (first, THREE),
+    (normal, ONE),
+    (normal, WRITE_ONLY),
+    (normal, TWO),
+    (normal, THREE),
+    (repair, ONE),
+    (repair, THREE),
+    (repair_overwritten, TWO),
+    (go_back, ONE),
+    (go_back, THREE),
+    (go_back_far, TWO),
+    (old_deleted, ONE),
+    (vanished, ONE),
+    (vanished, WRITE_ONLY),
+    (adopt, ONE),
+    (adopt, TWO),
+    (revoke, ONE),
+    (revoke_both, TWO),
+    (rollback, ONE),
+    (rollback, THREE),
+    (rollback_far, ONE),
+    (asked_twice, ONE),
+    (user_replaced, ONE),
+)
+
+
+def prepared(
+    scenario: Scenario,
+    *,
+    timing: Timing = TIMING,
+    delay: timedelta = timedelta(),
+    chooser: Chooser | None = None,
+) -> World:
+    """Return a world at the instant at which the scenario's rotation begins."""
+    prepare, sinks = scenario
+    world = World(sinks=sinks, timing=timing)
+    prepare(world)
+    world.delays = Delays.all(delay)
+    world.chooser = chooser or world.chooser
+    return world
+
+
+def name(scenario: Scenario) -> str:
+    prepare, sinks = scenario
+    return f"{prepare.__name__} with {', '.join(sinks)}"
