@@ -22,10 +22,10 @@ END = "<!-- end of tables -->\n"
 
 def json_schema() -> Schema:
     """Return the JSON Schema of the file, with every sink that comes with rekeyd."""
-    kinds: list[type[BaseModel]]
-    kinds = [sinks.settings_class(kind) for kind in sorted(sinks.BUILT_IN)]
+    models: list[type[BaseModel]] = [Settings]
+    models += [sinks.settings_class(kind) for kind in sorted(sinks.BUILT_IN)]
     wanted: list[tuple[type[BaseModel], Literal["validation"]]]
-    wanted = [(model, "validation") for model in (Settings, *kinds)]
+    wanted = [(model, "validation") for model in models]
     names, schema = models_json_schema(wanted, schema_generator=_Generator)
     settings, *references = (names[model] for model in wanted)
     parts = schema["$defs"]
