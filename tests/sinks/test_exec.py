@@ -226,9 +226,11 @@ def test_a_check_finds_programs_that_cannot_run(program, tmp_path):
         assert caught.value.reason == "sink"
 
 
-def test_a_check_refuses_what_anybody_could_replace(program, tmp_path):
-    with pytest.raises(Refused, match="everybody may write"):
-        sink(program("exit 0", "open", 0o757)).check()
+def test_what_anybody_could_replace_is_not_given_the_pair(program, tmp_path):
+    loose = sink(program("exit 0", "open", 0o757))
+    for refused in (loose.check, lambda: loose.put(PAIR)):
+        with pytest.raises(Refused, match="everybody may write"):
+            refused()
 
     target = program("exit 0")
     links = tmp_path / "links"

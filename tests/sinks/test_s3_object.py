@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from cases_aws import NEW, OLD, aws
+from cloud import aws
+from contract import NEW, OLD
 from pydantic import ValidationError
 
 from rekeyd.errors import Gone, Refused, Transient

@@ -3,7 +3,8 @@
 import json
 
 import pytest
-from cases_aws import NEW, OLD, aws
+from cloud import aws
+from contract import NEW, OLD
 from pydantic import ValidationError
 
 from rekeyd.errors import Refused, Transient
@@ -129,14 +130,15 @@ def test_the_same_pair_twice_is_one_version(cloud):
     assert list(versions(cloud).values()) == [["AWSCURRENT"]]
 
 
-def test_a_delivery_whose_answer_was_lost_makes_no_second_version(cloud):
+@pytest.mark.parametrize("operation", ["PutSecretValue", "UpdateSecretVersionStage"])
+def test_a_delivery_whose_answer_was_lost_makes_no_second_version(cloud, operation):
     place = sink(cloud)
     place.put(OLD)
-    cloud.faults["UpdateSecretVersionStage"] = "silent"
     place.put(NEW)
+    cloud.faults[operation] = "silent"
     with pytest.raises(Transient):
         place.put(OLD)
-    del cloud.faults["UpdateSecretVersionStage"]
+    cloud.faults.clear()
 
     place.put(OLD)
 
