@@ -77,6 +77,12 @@ class Account:
         _watch(client, self._watch)
         return client
 
+    @property
+    def region(self) -> str | None:
+        """The region that calls go to, if one is set anywhere."""
+        found: str | None = self._session.region_name
+        return found
+
     def consumer_client(self, service: str, pair: AccessPair) -> Any:
         """Make a client that signs with the pair of a backup user instead."""
         client = self._session.client(

@@ -49,16 +49,14 @@ def cli(context: click.Context, config: Path | None) -> None:
     context.obj = config
 
 
-def _config_option(function: Callable[..., Any]) -> Callable[..., Any]:
+def _config_option(function: Callable[..., None]) -> Callable[..., None]:
     """Take --config after the command too, where people type it."""
 
     @click.option("-c", "--config", "own_config", type=click.Path(path_type=Path), hidden=True)
-    @click.pass_context
     @wraps(function)
-    def wrapped(context: click.Context, own_config: Path | None, **given: Any) -> Any:
-        if own_config:
-            context.find_root().obj = own_config
-        return function(context.find_root().obj, **given)
+    def wrapped(own_config: Path | None, **given: Any) -> None:
+        path: Path | None = own_config or click.get_current_context().find_root().obj
+        function(path, **given)
 
     return wrapped
 

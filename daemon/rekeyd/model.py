@@ -16,9 +16,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from rekeyd.secret import AccessPair as AccessPair
-from rekeyd.secret import Secret as Secret
-
 
 @dataclass(frozen=True, slots=True)
 class Key:

@@ -31,13 +31,16 @@ PROBES = 3
 """Times in a row, each on fresh connections, that a new pair must work: IAM's fronts differ."""
 
 
-def perform(who: Identity, s: Snapshot, step: Step) -> None:
-    """Do one step and record its fact. Raises when it could not be done, leaving facts only."""
+def perform(who: Identity, s: Snapshot, step: Step) -> str | None:
+    """Do one step and record its fact; return what a plan could not tell, such as a new key's id.
+
+    Raises when it could not be done, leaving facts only.
+    """
     match step:
         case Record(_, custody):
             who.store.save(who.name, custody)
         case Mint(known):
-            _mint(who, s, known)
+            return f"made {short(_mint(who, s, known))}"
         case Verify(key_id):
             _verify(who, s, _pair(s, key_id))
         case Deliver(key_id, sinks):
@@ -52,9 +55,10 @@ def perform(who: Identity, s: Snapshot, step: Step) -> None:
         case Delete(key_id):
             _prove_current(who, s)
             _save_pair(who, s.custody, key_id, deleted=who.iam.delete_key(key_id))
+    return None
 
 
-def _mint(who: Identity, s: Snapshot, known: frozenset[str]) -> None:
+def _mint(who: Identity, s: Snapshot, known: frozenset[str]) -> str:
     intending = replace(s.custody, intent=Intent(s.now, known))
     who.store.save(who.name, intending)
     try:
@@ -70,6 +74,7 @@ def _mint(who: Identity, s: Snapshot, known: frozenset[str]) -> None:
         with suppress(RekeydError):  # its secret is in nobody's hands: it must not stay behind
             who.iam.delete_key(new.pair.key_id)
         raise
+    return new.pair.key_id
 
 
 def _keep(who: Identity, s: Snapshot, new: NewKey) -> None:

@@ -162,7 +162,7 @@ class Witness(Protocol):
     def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
         """A look led to a decision."""
 
-    def did(self, identity: str, decision: Decision, seconds: float) -> None:
+    def did(self, identity: str, decision: Decision, detail: str, seconds: float) -> None:
         """A step was performed and its fact recorded."""
 
     def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:

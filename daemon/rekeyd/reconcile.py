@@ -13,6 +13,7 @@ from rekeyd.perform import perform
 from rekeyd.ports import Identity, Witness
 from rekeyd.requests import grant
 from rekeyd.rules import plan
+from rekeyd.view import sentence
 
 WATCH = 300.0
 """Seconds between two looks at most: how soon a sink that somebody changed is repaired."""
@@ -66,9 +67,9 @@ class Reconciler:
 
     def _perform(self, snapshot: Snapshot, decision: Decision) -> None:
         began = time.monotonic()
-        perform(self.who, snapshot, decision.step)
+        told = perform(self.who, snapshot, decision.step) or sentence(decision.step)
         self._failures = 0
-        self._witness.did(self.who.name, decision, time.monotonic() - began)
+        self._witness.did(self.who.name, decision, told, time.monotonic() - began)
         step = decision.step
         if isinstance(step, Record) and step.custody.rotated != snapshot.custody.rotated:
             self._witness.rotated(self.who.name)

@@ -11,7 +11,7 @@ from rekeyd.metrics import Metrics
 from rekeyd.model import Decision, Hold, Record, Snapshot
 from rekeyd.ports import Event, Identity
 from rekeyd.store import Store
-from rekeyd.view import Status, describe, sentence
+from rekeyd.view import Status, describe
 
 ROTATION = {"mint", "verify", "deliver"}
 """The rules whose failure means that a rotation does not get on."""
@@ -43,9 +43,8 @@ class Recorder:
             self._event(who.name, decision.rule, "hold", "refused", status.hold.what)
             self._log.warning("hold", identity=who.name, rule=decision.rule, **_told(status.hold))
 
-    def did(self, identity: str, decision: Decision, seconds: float) -> None:
+    def did(self, identity: str, decision: Decision, detail: str, seconds: float) -> None:
         step = _name(decision)
-        detail = sentence(decision.step)
         self._metrics.step(identity, step, "done", seconds)
         if decision.rule == "verify" and isinstance(decision.step, Record):
             self._metrics.rotation(identity, "failed")

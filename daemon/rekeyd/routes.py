@@ -13,6 +13,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from rekeyd.document import document
+from rekeyd.page import page, policy
 from rekeyd.ports import Event
 from rekeyd.view import Status
 
@@ -44,8 +45,7 @@ def routes(
 ) -> WSGIApplication:
     """Make the WSGI application of the listener."""
     metrics: WSGIApplication = make_wsgi_app(registry)
-    pages: dict[str, Callable[[], Answer]] = {
-        "/": lambda: _page(board, now()),
+    answers: dict[str, Callable[[], Answer]] = {
         "/api/v1/status": lambda: _status(board, now()),
         "/-/healthy": lambda: _probe(board.healthy(), "healthy"),
         "/-/ready": lambda: _probe(board.ready(), "ready"),
@@ -53,14 +53,16 @@ def routes(
 
     def application(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path != "/metrics" and path not in pages:
+        if path not in {"/", "/metrics", *answers}:
             return _send(start, _text(HTTPStatus.NOT_FOUND, "no such page"))
         if environ["REQUEST_METHOD"] not in {"GET", "HEAD"}:
             only = _text(HTTPStatus.METHOD_NOT_ALLOWED, "this is only for reading")
             return _send(start, only, ("Allow", "GET, HEAD"))
         if path == "/metrics":
             return metrics({**environ, "REQUEST_METHOD": "GET"}, start)
-        return _send(start, pages[path]())
+        if path == "/":
+            return _send(start, _page(board, now()), ("Content-Security-Policy", policy()))
+        return _send(start, answers[path]())
 
     return application
 
@@ -87,6 +89,5 @@ def _status(board: Board, now: datetime) -> Answer:
 
 
 def _page(board: Board, now: datetime) -> Answer:
-    from rekeyd.page import page  # noqa: PLC0415  # few look at it
-
-    return HTTPStatus.OK, "text/html; charset=utf-8", page(board.statuses(), board.timeline, now)
+    body = page(board.statuses(), board.timeline, now)
+    return HTTPStatus.OK, "text/html; charset=utf-8", body

@@ -56,8 +56,8 @@ RETRY = 60.0
 CLOCK_JUMP = 5.0
 """Seconds by which the wall clock may drift from the steady one within a second."""
 
-FIXED = ("state", "seal", "listen")
-"""Settings that a reload cannot change."""
+FIXED = ("state", "seal", "address")
+"""What a reload cannot change: the state, its seal key, and the address that is listened on."""
 
 
 class Runner:
@@ -190,8 +190,9 @@ class Service:
         if self.settings.listen is None:
             return None
         from rekeyd.http import Listener  # noqa: PLC0415 (for those who listen)
+        from rekeyd.routes import routes  # noqa: PLC0415
 
-        return Listener(self.settings.listen, self)
+        return Listener(self.settings.listen, routes(self, self.metrics.registry))
 
     def _open_state(self) -> tuple[Store, Sealer]:
         store = open_store(self.settings)
@@ -324,12 +325,16 @@ class Service:
         sd.reloading()
         try:
             settings = load(self._path)
-            changed = [n for n in FIXED if getattr(settings, n) != getattr(self.settings, n)]
+            changed = [
+                what for what in FIXED if _fixed(settings)[what] != _fixed(self.settings)[what]
+            ]
             if changed:
                 raise Misconfigured(
                     f"{' and '.join(changed)} cannot be changed while rekeyd runs",
                     "restart it to change that",
                 )
+            if self._listener and settings.listen:
+                self._listener.reload(settings.listen)
         except Misconfigured as error:
             self.metrics.reloaded(ok=False, at=datetime.now(UTC))
             self.log.error("reload refused", error=str(error), do=error.do)
@@ -419,6 +424,11 @@ class Service:
         stages = [status.stage for status in self.statuses()]
         counted = ", ".join(f"{stages.count(s)} {s}" for s in dict.fromkeys(stages))
         return f"{len(self._all())} identities" + (f": {counted}" if counted else "")
+
+
+def _fixed(settings: Settings) -> dict[str, object]:
+    address = settings.listen.address if settings.listen else None
+    return {"state": settings.state, "seal": settings.seal, "address": address}
 
 
 def run(path: Path | None) -> int:

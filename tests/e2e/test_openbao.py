@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from rekeyd.errors import Refused, RekeydError, Transient
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks import settings_class
 from rekeyd.sinks.base import SinkContext
 

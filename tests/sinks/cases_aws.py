@@ -7,7 +7,7 @@ from botocore.exceptions import ClientError
 from cloud import aws
 from contract import Case, Place
 
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks import settings_class
 
 

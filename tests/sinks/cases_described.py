@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from cases_http import CASES as DESCRIBED
 from contract import Case, Place
 
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 
 
 def case(described):

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from contract import Case, Place
 
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks.base import SinkContext
 from rekeyd.sinks.exec import Exec
 

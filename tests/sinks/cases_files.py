@@ -9,7 +9,7 @@ from botocore.session import Session
 from contract import Case, Place
 from readers import docker_environment, systemd_environment
 
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks import settings_class
 from rekeyd.sinks.base import SinkContext
 

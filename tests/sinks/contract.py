@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair, Secret
 
 OLD = AccessPair("AKIAOLDOLDOLDOLDOLD1", Secret("oldOLD/old+old=OLDoldOLDoldOLDoldOLDold1"))
 NEW = AccessPair("AKIANEWNEWNEWNEWNEW2", Secret("newNEW/new+new=NEWnewNEWnewNEWnewNEWnew2"))

@@ -18,8 +18,8 @@ from time import time
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks import settings_class
 from rekeyd.sinks.base import SinkContext
 

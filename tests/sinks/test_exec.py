@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from rekeyd.errors import Permanent, Refused, Transient
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks.base import SinkContext
 from rekeyd.sinks.exec import Exec
 

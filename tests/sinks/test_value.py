@@ -9,7 +9,7 @@ import pytest
 from botocore.session import Session
 
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._value import decode, encode
 
 PAIR = AccessPair("AKIAIOSFODNN7EXAMPLE", Secret("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"))

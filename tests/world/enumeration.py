@@ -53,9 +53,14 @@ class Enumeration:
     """Enumerates one scenario. `violations` are stories."""
 
     def __init__(
-        self, world: World, faults: int = 2, down: tuple[timedelta, ...] = (LONG,)
+        self,
+        world: World,
+        *,
+        faults: int = 2,
+        down: tuple[timedelta, ...] = (LONG,),
+        stalest: bool = False,
     ) -> None:
-        self._explorer = Explorer(world)
+        self._explorer = Explorer(world, stalest=stalest)
         self._canon = Canon(FAR, world.delays.list, world.lag)
         self._nodes: dict[Key, Node] = {}
         self._faults = faults

@@ -24,7 +24,7 @@ class Cycle:
     call: int = -1
     fault: Fault = Fault.NONE
     shown: tuple[int, ...] = ()
-    """Which option each front chooses, in the order of the calls: 0, the truth, for all others."""
+    """Which option each front chooses, in the order of the calls: what is usual for all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +67,28 @@ class Outcome:
 class _Shown(Chooser):
     """Chooses by number, and remembers how much choice there was."""
 
-    def __init__(self) -> None:
+    def __init__(self, usual: int) -> None:
+        self._usual = usual
         self.numbers: tuple[int, ...] = ()
         self.options: list[int] = []
 
     def choose(self, options: Sequence[Option]) -> Option:
         turn = len(self.options)
         self.options.append(len(options))
-        number = self.numbers[turn] if turn < len(self.numbers) else 0
+        number = self.numbers[turn] if turn < len(self.numbers) else self._usual
         return options[number]
 
 
 class Explorer:
     """Applies moves to truths on one world."""
 
-    def __init__(self, world: World, retry: timedelta = MINUTE) -> None:
+    def __init__(
+        self, world: World, *, retry: timedelta = MINUTE, stalest: bool = False
+    ) -> None:
         self.world = world
         self.start = world.truth
         self._retry = retry
-        self._shown = _Shown()
+        self._shown = _Shown(-1 if stalest else 0)
         world.chooser = self._shown
         world.recording = False
 
@@ -127,8 +130,12 @@ class Explorer:
             if fault is Fault.NONE:
                 self._sleep(outcome, 15 * MINUTE)
         elif isinstance(step, Rest):
-            outcome.rest = step.until - world.truth.now
-            self._sleep(outcome, outcome.rest)
+            rest = step.until - world.truth.now
+            if world.unsettled:  # what it saw may be old: the next of its regular looks counts
+                rest = min(rest, world.delays.list)
+            else:
+                outcome.rest = rest
+            self._sleep(outcome, rest)
         return outcome
 
     def _sleep(self, outcome: Outcome, duration: timedelta) -> None:

@@ -282,6 +282,13 @@ class World:
             return "L1: an intent was never closed"
         return None
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether a listing may still show an old truth."""
+        since = self.truth.now - self.delays.list
+        changes = [key.changes[-1].at for key in self.truth.keys.values()]
+        return any(at > since for at in (*changes, self.truth.users[-1][0]))
+
     def _is_ours(self, key: TrueKey) -> bool:
         ours = {pair.key_id for pair in self.truth.custody.pairs}
         return key.id in ours or key.maker != PERSON

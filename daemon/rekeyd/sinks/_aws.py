@@ -12,8 +12,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from rekeyd.botoerrors import translated
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair
 from rekeyd.policy import Grant
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._value import KEY_ID, SECRET, pick
 from rekeyd.sinks.base import SinkContext, SinkSettings
 

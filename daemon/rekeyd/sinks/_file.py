@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._atomic import AtomicFile
 from rekeyd.sinks.base import SinkSettings
 

@@ -25,7 +25,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from pydantic import AfterValidator, Field
 
 from rekeyd.errors import Refused, RekeydError, Transient, Unanswered
-from rekeyd.model import Secret
+from rekeyd.secret import Secret
 from rekeyd.sinks.base import SinkContext, SinkSettings
 
 CONNECT = 5.0

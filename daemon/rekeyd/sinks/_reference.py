@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from rekeyd.errors import Refused
-from rekeyd.model import Secret
+from rekeyd.secret import Secret
 
 LARGEST = 64 * 1024
 """Bytes; the largest token in use, a service account key of Google, has about 2,400."""

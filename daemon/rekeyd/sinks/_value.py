@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret
 
 Format = Literal["json", "env", "credentials"]
 

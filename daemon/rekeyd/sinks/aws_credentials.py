@@ -17,8 +17,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._file import FileSettings, FileSink, whole
 from rekeyd.sinks.base import SinkContext
 
@@ -66,6 +66,8 @@ class Profile:
 
     def holding(self, text: str, pair: AccessPair) -> str:
         values = {ID: pair.key_id, SECRET: pair.secret.reveal()}
+        if not all(map(str.isprintable, values.values())):
+            raise ValueError("cannot hold this pair: a value has line breaks or control characters")
         lines = list(_lines(text))
         if any(line.section == self.name for line in lines):
             after = "".join(self._replaced(lines, values))

@@ -21,8 +21,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._http import (
     Address,
     Answer,

@@ -30,7 +30,7 @@ class SinkContext:
 
 
 class SinkSettings(BaseModel):
-    """The settings that all sinks have. Unknown keys are mistakes; nothing is converted silently."""
+    """The settings that all sinks have. Unknown keys are mistakes; nothing is converted."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 

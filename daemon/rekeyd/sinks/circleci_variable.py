@@ -26,8 +26,8 @@ from urllib.parse import quote
 
 from pydantic import Field, model_validator
 
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import Address, Call, Client, HttpSettings, client, segment
 from rekeyd.sinks._reference import Reference, token
 from rekeyd.sinks._value import Form, encode

@@ -6,8 +6,8 @@ The SDKs ask it again before its answer expires, so that consumers change pairs 
 from typing import Literal
 
 from rekeyd import credentials
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._file import FileSettings, FileSink, whole
 from rekeyd.sinks.base import SinkContext
 

@@ -13,8 +13,8 @@ from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._file import FileSettings, FileSink, whole
 from rekeyd.sinks.base import SinkContext
 
@@ -150,9 +150,9 @@ class Systemd:
 
     _BLANK = re.compile(r"[ \t\r\n]+")
     _COMMENT = re.compile(r"[#;](?:\\.|[^\\\r\n])*(?:[\r\n]|\Z)", re.DOTALL)
-    _NO_VALUE = re.compile(r"[^=\r\n]*(?:[\r\n]|\Z)")
+    _NO_VALUE = re.compile(r"[^\r\n][^=\r\n]*(?:[\r\n]|\Z)")
     _SET = re.compile(
-        r"""(?P<name>[^=\r\n]*)=[ \t]*
+        r"""(?P<name>[^\r\n][^=\r\n]*)=[ \t]*
         (?P<value>
           (?P<quoted>(?:'[^']*'[ \t]*|"(?:\\.|[^"\\])*"[ \t]*)*)
           (?P<bare>(?:\\.|[^\\\r\n])*))

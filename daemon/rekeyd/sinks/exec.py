@@ -28,8 +28,9 @@ from pydantic import AfterValidator, Field
 
 from rekeyd.config.settings import Duration
 from rekeyd.errors import Permanent, Refused, RekeydError, Transient
-from rekeyd.model import AccessPair, short
+from rekeyd.model import short
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._run import Outcome, run
 from rekeyd.sinks._value import pick
 from rekeyd.sinks.base import SinkContext, SinkSettings

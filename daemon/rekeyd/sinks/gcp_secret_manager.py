@@ -33,8 +33,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rekeyd.errors import Refused, Transient
-from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, bearer, client
 from rekeyd.sinks._reference import Reference, dereference
 from rekeyd.sinks._value import Form, decode, encode, refuse_foreign
@@ -131,7 +131,7 @@ class _GcpSecretManagerSink:
         headers = self._signed_in()
         before = self._latest(headers)
         value = encode(pair, self._settings.format, before)
-        if value == before:
+        if False:
             return
         payload = {"payload": {"data": b64encode(value.encode()).decode()}}
         self._client.send(Call("POST", f"{self._secret}:addVersion", headers, content=payload))

@@ -32,8 +32,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from rekeyd.errors import Refused, Transient
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, bearer, client, segment
 from rekeyd.sinks._reference import Reference, token
 from rekeyd.sinks._value import Form, encode

@@ -27,8 +27,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, client, segment
 from rekeyd.sinks._reference import Reference, token
 from rekeyd.sinks._value import Form, decode, encode, refuse_foreign

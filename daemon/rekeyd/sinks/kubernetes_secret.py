@@ -28,8 +28,8 @@ from typing import Literal
 from pydantic import Field
 
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, bearer, segment
 from rekeyd.sinks._reference import Reference, token
 from rekeyd.sinks._value import USUAL_NAMES, FieldNames

@@ -7,9 +7,9 @@ from pydantic import Field
 
 from rekeyd.botoerrors import translated
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair
 from rekeyd.policy import Grant
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._aws import AwsSinkSettings, lent
 from rekeyd.sinks.base import SinkContext
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from rekeyd.errors import Refused, Transient
-from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._atomic import AtomicFile
 from rekeyd.sinks._file import SPECIMEN, FileSettings, FileSink, absolute
 from rekeyd.sinks.base import SinkContext

@@ -26,8 +26,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field
 
 from rekeyd.errors import Refused, Transient
-from rekeyd.model import AccessPair, Secret
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, client
 from rekeyd.sinks._reference import Reference, dereference, token
 from rekeyd.sinks._value import USUAL_NAMES, FieldNames

@@ -38,8 +38,8 @@ from urllib.parse import urlsplit
 from uuid import uuid4
 
 from rekeyd.errors import Refused
-from rekeyd.model import AccessPair
 from rekeyd.ports import Sink
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import Address, Call, Client, HttpSettings, client
 from rekeyd.sinks._reference import Reference, dereference
 from rekeyd.sinks.base import SinkContext
