@@ -1,0 +1,299 @@
+"""The processes that the tests of the shell run: an embedded AWS, a proxy before it, the daemon."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+from urllib.request import Request, urlopen
+
+import boto3
+
+LONG_ENOUGH = 20.0
+"""Seconds to wait for what takes one: other tests run beside this one."""
+
+ANYBODY = {
+    "region_name": "us-east-1",
+    "aws_access_key_id": "anybody",
+    "aws_secret_access_key": "anybody",
+}
+
+OPERATOR_ACTIONS = (
+    "iam:GetUser",
+    "iam:ListAccessKeys",
+    "iam:GetAccessKeyLastUsed",
+    "iam:CreateAccessKey",
+    "iam:UpdateAccessKey",
+    "iam:DeleteAccessKey",
+)
+
+
+class EmbeddedAws:
+    """moto as a process of its own, with a client of each service that signs as anybody."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self._wait_until_it_answers()
+        self.clients = {
+            name: boto3.client(name, endpoint_url=self.endpoint, **ANYBODY)
+            for name in ("iam", "s3", "sts", "secretsmanager", "ssm", "kms")
+        }
+
+    def __getattr__(self, name: str) -> Any:
+        with suppress(KeyError):
+            return self.__dict__["clients"][name]
+        raise AttributeError(name)
+
+    def _wait_until_it_answers(self) -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            time.sleep(0.05)
+        raise TimeoutError("moto did not start")
+
+    def reset(self) -> None:
+        """Forget everything, and let anybody do anything again."""
+        self._tell("reset")
+        self._tell("reset-auth", b"inf")
+
+    def enforce(self) -> None:
+        """From now on check signatures and policies."""
+        self._tell("reset-auth", b"0")
+
+    def _tell(self, what: str, body: bytes = b"") -> None:
+        url, headers = f"{self.endpoint}/moto-api/{what}", {"Content-Type": "text/plain"}
+        with urlopen(Request(url, data=body, headers=headers), timeout=10):
+            pass
+
+    def operator(self, *lacking: str) -> dict[str, str]:
+        """Make a caller with the rotator's rights but these; return its environment."""
+        name = "operator-without-" + "-".join(lacking).replace(":", "-") if lacking else "operator"
+        allowed = [action for action in OPERATOR_ACTIONS if action not in lacking]
+        statement = {"Effect": "Allow", "Action": allowed, "Resource": "*"}
+        document = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        self.iam.create_user(UserName=name)
+        self.iam.put_user_policy(UserName=name, PolicyName="rights", PolicyDocument=document)
+        key = self.iam.create_access_key(UserName=name)["AccessKey"]
+        return {
+            "AWS_ACCESS_KEY_ID": key["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"],
+        }
+
+    def keys(self, user: str = "backup_user") -> dict[str, str]:
+        """Return the user's keys and whether each is Active or Inactive."""
+        listed = self.iam.list_access_keys(UserName=user)["AccessKeyMetadata"]
+        return {key["AccessKeyId"]: key["Status"] for key in listed}
+
+    def stop(self) -> None:
+        for client in self.clients.values():
+            client.close()
+        self._process.terminate()
+        self._process.wait(timeout=10)
+
+
+@dataclass
+class Gate:
+    """Stops calls on their way: tells when the first arrived, and lets all go on when opened."""
+
+    arrived: threading.Event = field(default_factory=threading.Event)
+    opened: threading.Event = field(default_factory=threading.Event)
+
+
+Answer = tuple[int, bytes] | None
+Rule = Callable[[], Answer]
+
+
+class Proxy:
+    """Stands before the embedded AWS, and spoils the calls that a test names by their action."""
+
+    def __init__(self, port: int) -> None:
+        self.rules: dict[str, Rule] = {}
+        self.lost: set[str] = set()
+        self.calls: list[str] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+            def answer(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                proxy.answer(self, self.rfile.read(length), port)
+
+            do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def fail(self, action: str, code: str, status: int = 400) -> None:
+        """Answer an action (`*` for each of them) with an error of AWS."""
+        error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>no</Message></Error>"
+        body = f"<ErrorResponse>{error}<RequestId>1</RequestId></ErrorResponse>".encode()
+        self.rules[action] = lambda: (status, body)
+
+    def reply(self, action: str, body: str) -> None:
+        """Answer an action with this instead."""
+        self.rules[action] = lambda: (200, body.encode())
+
+    def hold(self, action: str) -> Gate:
+        """Stop an action on its way until the gate is opened."""
+        gate = Gate()
+
+        def wait() -> None:
+            gate.arrived.set()
+            gate.opened.wait(LONG_ENOUGH)
+
+        self.rules[action] = wait
+        return gate
+
+    def mend(self) -> None:
+        self.rules.clear()
+        self.lost.clear()
+
+    def answer(self, handler: BaseHTTPRequestHandler, body: bytes, port: int) -> None:
+        action = parse_qs(body.decode("latin-1")).get("Action", [handler.command])[0]
+        self.calls.append(action)
+        rule = self.rules.get(action) or self.rules.get("*")
+        spoiled = rule() if rule else None
+        status, headers, content = (
+            (spoiled[0], [("Date", handler.date_time_string())], spoiled[1])
+            if spoiled
+            else _forward(handler, body, port)
+        )
+        if action in self.lost:
+            handler.close_connection = True
+            return
+        handler.send_response_only(status)
+        for name, value in headers:
+            if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
+                handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(content)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(content)
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+def _forward(
+    handler: BaseHTTPRequestHandler, body: bytes, port: int
+) -> tuple[int, list[tuple[str, str]], bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LONG_ENOUGH)
+    try:
+        connection.request(handler.command, handler.path, body, dict(handler.headers))
+        answer = connection.getresponse()
+        return answer.status, answer.getheaders(), answer.read()
+    finally:
+        connection.close()
+
+
+class Daemon:
+    """`rekeyd run` as a process, and what it logs, as it logs it."""
+
+    def __init__(self, config: Path, environment: dict[str, str] | None = None) -> None:
+        self.lines: list[str] = []
+        self.events: list[dict[str, Any]] = []
+        self._news = threading.Condition()
+        self._told = 0
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "rekeyd", "-c", str(config), "run"],
+            env=os.environ | (environment or {}),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr
+        for line in self.process.stderr:
+            with self._news:
+                self.lines.append(line)
+                if line.startswith("{"):
+                    self.events.append(json.loads(line))
+                self._news.notify_all()
+
+    def expect(self, event: str, within: float = LONG_ENOUGH, **fields: Any) -> dict[str, Any]:
+        """Wait for the next event with these fields, and return it."""
+
+        def next_one() -> dict[str, Any] | None:
+            for number in range(self._told, len(self.events)):
+                found = self.events[number]
+                if found["event"] == event and fields.items() <= found.items():
+                    self._told = number + 1
+                    return found
+            return None
+
+        with self._news:
+            found = self._news.wait_for(next_one, within)
+        assert found, f"no event {event} {fields} within {within} s in:\n{self.log}"
+        return found
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    def signal(self, *numbers: signal.Signals) -> None:
+        for number in numbers:
+            self.process.send_signal(number)
+
+    def ended(self, within: float = LONG_ENOUGH) -> int:
+        """Wait for its end and return the exit code."""
+        code = self.process.wait(within)
+        self._reader.join(within)
+        assert self.process.stderr
+        self.process.stderr.close()
+        return code
+
+    def stop(self, within: float = LONG_ENOUGH) -> int:
+        """End it as systemd would, and return its exit code."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.ended(within)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.ended()
+
+
+@contextmanager
+def running(config: Path, environment: dict[str, str] | None = None) -> Iterator[Daemon]:
+    """Run a daemon, and end it whatever happens."""
+    daemon = Daemon(config, environment)
+    try:
+        yield daemon
+    finally:
+        if daemon.process.poll() is None:
+            daemon.kill()
+        elif daemon.process.stderr and not daemon.process.stderr.closed:
+            daemon.ended()

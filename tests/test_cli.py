@@ -1,0 +1,78 @@
+"""Each command as it is typed: what it prints, and the exit code that it leaves with."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = [
+    "run",
+    "provision",
+    "rotate",
+    "rollback",
+    "adopt",
+    "plan",
+    "status",
+    "history",
+    "policy",
+    "check",
+    "credentials",
+    "demo",
+]
+
+A_DAY_OF_JSON = ("provision", "rotate", "plan", "status", "history", "check")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(rekeyd, command):
+    done = rekeyd(command, "--help")
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(f"Usage: rekeyd {command}") or "rekeyd credentials" in done.out
+
+
+def test_help_and_version_need_no_configuration(rekeyd, config):
+    config.path.unlink()
+
+    assert "rotate --revoke-now" in rekeyd("--help").out
+    assert rekeyd("--version").out.startswith("rekeyd ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_is_printed(shell):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; from rekeyd.cli import main; sys.argv[0]='rekeyd'; main()",
+        ],
+        env=os.environ | {"_REKEYD_COMPLETE": f"{shell}_source"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "_REKEYD_COMPLETE" in done.stdout
+
+
+def test_rotate_makes_a_pair_by_itself_and_shows_each_step(rekeyd, aws, config):
+    done = rekeyd("rotate")
+
+    assert (done.code, done.err) == (0, "")
+    shown = [line.split()[3] for line in done.out.splitlines()]
+    steps = [step for step in shown if step != "record"]
+    assert steps == ["rotate", "mint", "verify", "deliver", "rotated"]
+    assert aws.keys() == {config.held(): "Active"}
+
+
+@pytest.mark.parametrize("command", A_DAY_OF_JSON)
+def test_json_is_one_document_and_nothing_else(rekeyd, command):
+    rekeyd("rotate")
+
+    done = rekeyd(command, "--json")
+
+    assert isinstance(json.loads(done.out), dict)
+    assert done.err == ""
