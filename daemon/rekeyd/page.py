@@ -250,10 +250,12 @@ def _row(life: Life, top: int, scale: _Scale) -> Markup:
     end = scale.place(life.deleted or life.seen)
     deleted = _cross(end, top + 24) if life.deleted else None
     start = scale.place(life.created)
-    state = "deleted" if life.deleted else "no longer there" if life.state == "gone" else life.state
     place = start if start < 50 else max(end, start)
     return tag(
-        "g", *bars, deleted, _text(place, top + 12, f"{life.key} {state}", "key", start >= 50)
+        "g",
+        *bars,
+        deleted,
+        _text(place, top + 12, f"{life.key} {_state(life)}", "key", start >= 50),
     )
 
 
@@ -295,8 +297,13 @@ def _life_in_words(life: Life) -> Markup:
     ]
     told = [join(word, _instant(at)) for word, at in steps if at]
     between = [part for step in told for part in (step, ", ")][:-1]
-    state = "gone" if life.deleted or life.state == "gone" else life.state
-    return join(tag("strong", life.key), f" ({state}): ", *between)
+    return join(tag("strong", life.key), f" ({_state(life)}): ", *between)
+
+
+def _state(life: Life) -> str:
+    if life.deleted:
+        return "deleted"
+    return "no longer there" if life.state == "gone" else life.state
 
 
 def _legend() -> Markup:
