@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from rekeyd.model import Step
 from world.canon import Canon
 from world.checker import Violation
 from world.explore import CALM, LONG, Explorer, Move, Wait, faulted
@@ -34,7 +35,7 @@ class Node:
     came: tuple[Key, tuple[Move, ...]] | None
     next: Key | None = None
     faults: list[Key] | None = None
-    steps: tuple[str, ...] = ()
+    calls: tuple[str, ...] = ()
     end: str | None = None
 
 
@@ -47,6 +48,7 @@ class Tally:
     pairs: int = 0
     holds: Counter[str] = field(default_factory=Counter)
     nodes: int = 0
+    steps: set[type[Step]] = field(default_factory=set)
 
 
 class Enumeration:
@@ -111,7 +113,10 @@ class Enumeration:
             outcome = self._explorer.apply(node.truth, CALM)
         except Violation as violation:
             self._fail(key, (CALM,), str(violation))
-        node.steps = outcome.calls
+        node.calls = outcome.calls
+        decision = self._explorer.world.diary.decision
+        if decision:
+            self.tally.steps.add(type(decision.step))
         held = held + 1 if outcome.hold else 0
         if outcome.rest and outcome.rest > AT_REST:
             missing = self._explorer.world.l1()
@@ -131,8 +136,8 @@ class Enumeration:
         if node.faults is not None:
             return node.faults
         node.faults = []
-        for move in faulted(node.steps):
-            self.tally.points[node.steps[move.call], move.fault] += 1
+        for move in faulted(node.calls):
+            self.tally.points[node.calls[move.call], move.fault] += 1
             try:
                 outcome = self._explorer.apply(node.truth, move)
             except Violation as violation:

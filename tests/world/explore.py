@@ -82,9 +82,7 @@ class _Shown(Chooser):
 class Explorer:
     """Applies moves to truths on one world."""
 
-    def __init__(
-        self, world: World, *, retry: timedelta = MINUTE, stalest: bool = False
-    ) -> None:
+    def __init__(self, world: World, *, retry: timedelta = MINUTE, stalest: bool = False) -> None:
         self.world = world
         self.start = world.truth
         self._retry = retry

@@ -78,7 +78,7 @@ class Diary:
         self.decision, self.error = decision, None
         self.world.tell(f"rule {decision.rule}: {_say(decision)}")
 
-    def did(self, identity: str, decision: Decision, seconds: float) -> None:
+    def did(self, identity: str, decision: Decision, detail: str, seconds: float) -> None:
         pass
 
     def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:

@@ -1,0 +1,88 @@
+"""Every crash point of every rotation, and every pair of them, with the real program.
+
+Each call that the program makes on its way goes wrong in every way of `world.POSSIBLE`, and on the
+way back from there each call goes wrong once more. S1 to S4 are checked at every effect; at every
+end there is exactly one Active key, and every sink holds it.
+"""
+
+import ast
+import inspect
+from typing import get_args
+
+import pytest
+
+from rekeyd import observe, perform, ports, reconcile
+from rekeyd.model import Hold, Step
+from world import MINUTE, POSSIBLE, proof
+from world.enumeration import Enumeration, Tally
+from world.scenarios import SCENARIOS, Scenario, name, prepared
+
+PORTS = {
+    "iam": ports.Iam,
+    "consumer": ports.Consumer,
+    "sink": ports.Sink,
+    "store": ports.CustodyStore,
+    "sealer": ports.Sealer,
+}
+CORE = (observe, perform, reconcile)
+
+
+@pytest.mark.parametrize("fronts", ["at once", "five minutes late"])
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=name)
+def test_no_two_faults_break_a_rotation(scenario: Scenario, fronts: str) -> None:
+    late = fronts != "at once"
+    world = prepared(scenario, delay=5 * MINUTE if late else 0 * MINUTE)
+
+    tally = Enumeration(world, stalest=late).run()
+
+    assert not tally.holds, "a fault that ceases leaves nothing for a person to do"
+    assert tally.singles > 100
+    proof.keep(
+        "crash",
+        f"{name(scenario)}, fronts {fronts}",
+        singles=tally.singles,
+        pairs=tally.pairs,
+        states=tally.nodes,
+    )
+
+
+@pytest.fixture(scope="module")
+def single_faults() -> list[Tally]:
+    return [Enumeration(prepared(scenario), faults=1).run() for scenario in SCENARIOS]
+
+
+def test_every_method_of_every_port_has_its_faults_listed() -> None:
+    methods = {
+        f"{port}.{method}"
+        for port, protocol in PORTS.items()
+        for method, _ in inspect.getmembers(protocol, inspect.isfunction)
+        if not method.startswith("_")
+    }
+
+    assert set(POSSIBLE) == methods
+
+
+def test_every_call_that_the_program_can_make_goes_wrong_in_every_way(
+    single_faults: list[Tally],
+) -> None:
+    tried = {point for tally in single_faults for point in tally.points}
+    possible = {(call, fault) for call in _calls_of_the_core() for fault in POSSIBLE[call]}
+
+    assert possible - tried == set()
+    proof.keep("points", "all", points=len(possible), tried=len(tried & possible))
+
+
+def test_every_kind_of_step_is_struck(single_faults: list[Tally]) -> None:
+    struck = {step for tally in single_faults for step in tally.steps}
+
+    assert struck == set(get_args(Step)) - {Hold}
+
+
+def _calls_of_the_core() -> set[str]:
+    """Read from the source which methods of the ports the core calls."""
+    called = set()
+    for module in CORE:
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.Attribute):
+                called |= {call for call in POSSIBLE if call.endswith(f".{node.attr}")}
+    return called
