@@ -71,10 +71,16 @@ def _mint(who: Identity, s: Snapshot, known: frozenset[str]) -> str:
     try:
         _keep(who, s, new)
     except Exception:
-        with suppress(RekeydError):  # its secret is in nobody's hands: it must not stay behind
-            who.iam.delete_key(new.pair.key_id)
+        with suppress(RekeydError):
+            _discard(who, new.pair.key_id)
         raise
     return new.pair.key_id
+
+
+def _discard(who: Identity, key_id: str) -> None:
+    """Delete a key whose secret is lost, unless custody knows it: a failed save may be on disk."""
+    if all(pair.key_id != key_id for pair in who.store.load(who.name).pairs):
+        who.iam.delete_key(key_id)
 
 
 def _keep(who: Identity, s: Snapshot, new: NewKey) -> None:

@@ -120,7 +120,7 @@ class CustodyStore(Protocol):
         """Return what is known; an empty custody for an identity never seen."""
 
     def save(self, identity: str, custody: Custody) -> None:
-        """Replace custody durably, or raise `Transient` (disk full) and change nothing."""
+        """Replace custody durably. `Transient` (disk full) means: most likely unchanged."""
 
     def log(self, event: Event) -> None:
         """Append to the history. Best effort: a lost line loses no key."""
