@@ -6,12 +6,14 @@ import select
 import signal
 import threading
 import time
+from urllib.parse import quote
 
 import pytest
 from pydantic import ValidationError
 
 from rekeyd.errors import Permanent, Refused, Transient
 from rekeyd.secret import AccessPair, Secret
+from rekeyd.sinks._run import LARGEST, run
 from rekeyd.sinks.base import SinkContext
 from rekeyd.sinks.exec import Exec
 
@@ -69,12 +71,10 @@ def test_nothing_of_the_daemon_reaches_the_program(program, tmp_path, monkeypatc
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", "x")
     leaked = os.open("/dev/null", os.O_RDONLY)
     os.dup2(leaked, 77)  # not inheritable, like every descriptor that Python opens
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     try:
-        told = "env; pwd; ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status"
+        told = "env; pwd; ls /proc/self/fd; grep SigIgn /proc/self/status"
         sink(program(f"({told}) > {tmp_path}/got"), environment={"EXTRA": "1"}).put(PAIR)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         os.close(77)
         os.close(leaked)
 
@@ -83,9 +83,19 @@ def test_nothing_of_the_daemon_reaches_the_program(program, tmp_path, monkeypatc
     assert names - {"PWD", "OLDPWD", "SHLVL", "_"} == {"PATH", "HOME", "LANG", "EXTRA"}
     assert "/" in got
     assert "77" not in got
-    assert "SigBlk:\t0000000000000000" in got
     ignored = int(next(line for line in got if line.startswith("SigIgn")).split()[1], 16)
     assert not ignored & 1 << signal.SIGPIPE - 1
+
+
+def test_no_signal_is_blocked_in_the_program():
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        outcome = run(["/bin/grep", "SigBlk", "/proc/self/status"], b"", {}, 5)
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) >= {signal.SIGTERM}
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    assert int(outcome.output.split()[1], 16) == 0
 
 
 @pytest.mark.parametrize(
@@ -110,6 +120,14 @@ def test_a_program_that_prints_the_secret_does_not_print_it_into_our_log(program
     assert not any(len(word) > 60 for word in shown.split() if "/program" not in word)
 
 
+@pytest.mark.parametrize("disguise", [lambda s: quote(s, safe=""), lambda s: s.replace("/", "\\/")])
+def test_a_secret_in_the_writing_of_urls_or_json_is_hidden_too(program, disguise):
+    disguised = disguise(PAIR.secret.reveal())
+    with pytest.raises(Refused) as caught:
+        sink(program(f"echo 'sent {disguised}' >&2; exit 1")).put(PAIR)
+    assert "sent …;" in str(caught.value)
+
+
 def test_control_characters_do_not_reach_a_terminal(program):
     with pytest.raises(Refused) as caught:
         sink(program("printf '\\033[31mred\\n' >&2; exit 1")).put(PAIR)
@@ -117,9 +135,12 @@ def test_control_characters_do_not_reach_a_terminal(program):
 
 
 def test_a_program_that_reads_nothing_and_prints_too_much_delays_nobody(program):
-    with pytest.raises(Refused) as caught:
-        sink(program("head -c 5000000 /dev/zero >&2; head -c 5000000 /dev/zero; exit 1")).put(PAIR)
-    assert len(str(caught.value)) < 1000
+    noisy = program("head -c 5000000 /dev/zero >&2; head -c 5000000 /dev/zero; echo end")
+
+    outcome = run([noisy], b"unread", {"PATH": "/usr/bin:/bin"}, 20)
+
+    assert (len(outcome.output), len(outcome.complaint)) == (LARGEST, LARGEST)
+    assert outcome.output.endswith("end\n")
 
 
 def test_a_hanging_program_is_ended_with_its_children(program, tmp_path):
@@ -240,6 +261,12 @@ def test_what_anybody_could_replace_is_not_given_the_pair(program, tmp_path):
     links.chmod(0o777)
     with pytest.raises(Refused, match="everybody may write"):
         sink(str(links / "link")).check()
+
+
+def test_a_program_that_is_being_written_is_tried_again(program):
+    path = program("exit 0")
+    with open(path, "a"), pytest.raises(Transient, match="could not be started"):  # noqa: PTH123
+        sink(path).put(PAIR)
 
 
 def test_a_program_without_an_interpreter_is_refused_plainly(tmp_path):

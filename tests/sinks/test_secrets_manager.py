@@ -227,6 +227,13 @@ def test_a_secret_marked_for_deletion_is_refused_with_the_way_out(cloud):
         assert "restore-secret" in caught.value.do
 
 
+def test_a_secret_that_is_deleted_between_reading_and_writing_is_refused(cloud):
+    cloud.faults["PutSecretValue"] = "InvalidRequestException"
+
+    with pytest.raises(Refused, match="marked for deletion"):
+        sink(cloud).put(NEW)
+
+
 def test_no_error_repeats_what_was_sent(cloud):
     place = sink(cloud)
     place.put(OLD)
