@@ -83,6 +83,11 @@ class Configuration:
         self.path.write_text(yaml.safe_dump(settings, sort_keys=False))
         return self.path
 
+    def through(self, proxy: Proxy, **identity: Any) -> Path:
+        """Write it so that AWS is reached through a proxy, now and later."""
+        self.plain["aws"]["endpoint_url"] = proxy.endpoint
+        return self(**identity)
+
     def held(self) -> str:
         """Return the key id that the sink holds."""
         lines = self.sink.read_text().splitlines()

@@ -121,7 +121,7 @@ class Gate:
 
 
 Answer = tuple[int, bytes] | None
-Rule = Callable[[], Answer]
+Rule = Callable[[BaseHTTPRequestHandler], Answer]
 
 
 class Proxy:
@@ -151,21 +151,28 @@ class Proxy:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
-    def fail(self, action: str, code: str, status: int = 400) -> None:
+    def fail(
+        self, action: str, code: str, status: int = 400, unless_signed_by: str | None = None
+    ) -> None:
         """Answer an action (`*` for each of them) with an error of AWS."""
         error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>no</Message></Error>"
         body = f"<ErrorResponse>{error}<RequestId>1</RequestId></ErrorResponse>".encode()
-        self.rules[action] = lambda: (status, body)
+
+        def refuse(request: BaseHTTPRequestHandler) -> Answer:
+            signer = f"Credential={unless_signed_by}/"
+            return None if signer in request.headers["Authorization"] else (status, body)
+
+        self.rules[action] = refuse
 
     def reply(self, action: str, body: str) -> None:
         """Answer an action with this instead."""
-        self.rules[action] = lambda: (200, body.encode())
+        self.rules[action] = lambda _: (200, body.encode())
 
     def hold(self, action: str) -> Gate:
         """Stop an action on its way until the gate is opened."""
         gate = Gate()
 
-        def wait() -> None:
+        def wait(_: object) -> None:
             gate.arrived.set()
             gate.opened.wait(LONG_ENOUGH)
 
@@ -180,7 +187,7 @@ class Proxy:
         action = parse_qs(body.decode("latin-1")).get("Action", [handler.command])[0]
         self.calls.append(action)
         rule = self.rules.get(action) or self.rules.get("*")
-        spoiled = rule() if rule else None
+        spoiled = rule(handler) if rule else None
         status, headers, content = (
             (spoiled[0], [("Date", handler.date_time_string())], spoiled[1])
             if spoiled

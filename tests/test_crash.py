@@ -12,7 +12,7 @@ from typing import get_args
 import pytest
 
 from rekeyd import observe, perform, ports, reconcile
-from rekeyd.model import Hold, Step
+from rekeyd.steps import Hold, Step
 from world import MINUTE, POSSIBLE, proof
 from world.enumeration import Enumeration, Tally
 from world.scenarios import SCENARIOS, Scenario, name, prepared

@@ -28,7 +28,7 @@ class Gate:
         except ImportError:
             raise Misconfigured(
                 "`basic_auth_users` is set, but bcrypt, which checks passwords, is not installed",
-                "install it with `pip install 'rekeyd[auth]'`",
+                "install it with `pip install 'rekeyd[web]'`",
             ) from None
         self._check = bcrypt.checkpw
         self._users = {name: hashed.encode() for name, hashed in users.items()}

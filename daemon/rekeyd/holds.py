@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from rekeyd.model import Hold, Key, SinkView, short
+from rekeyd.model import Key, SinkView, short
+from rekeyd.steps import Hold
 
 REASONS = (
     "root",

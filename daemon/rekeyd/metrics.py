@@ -24,6 +24,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from rekeyd import holds
 from rekeyd.view import STATES, Status
 
 STEPS = ("look", "record", "mint", "verify", "deliver", "activate", "deactivate", "delete")
@@ -32,16 +33,14 @@ STEPS = ("look", "record", "mint", "verify", "deliver", "activate", "deactivate"
 OUTCOMES = ("done", "retry", "refused")
 
 REASONS = (
+    *holds.REASONS,
     "clock",
-    "deactivated",
-    "foreign_in_sink",
-    "in_use",
+    "credentials",
+    "exists",
+    "limit",
+    "missing",
     "permission",
-    "root",
-    "sink",
-    "slots_full",
-    "user_missing",
-    "user_replaced",
+    "request",
 )
 """Why rekeyd can be on hold. Each has a series that is 0 or 1, so that an alert sees it end."""
 

@@ -1,4 +1,4 @@
-"""The vocabulary of a rotation: what IAM says, what custody knows, and the steps there are.
+"""The vocabulary of a rotation: what IAM says, and what custody knows.
 
 Frozen data without I/O. Every instant is an aware UTC `datetime` of the server's clock; every
 duration is a `timedelta`. The invariants that all of rekeyd serves:
@@ -191,72 +191,6 @@ class Snapshot:
         key = self.listed.get(pair.key_id)
         gone = key is None or (not key.active and pair.deactivated is None)
         return gone and self.now >= pair.born + timing.settle
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """rekeyd will not go on by itself: a reason for machines, what happened, and what to do."""
-
-    reason: str
-    what: str
-    do: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rest:
-    """Nothing to do before this instant."""
-
-    until: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A fact was seen: custody changes, nothing else does."""
-
-    what: str
-    custody: Custody
-
-
-@dataclass(frozen=True, slots=True)
-class Mint:
-    known: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    key_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    key_id: str
-    sinks: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Activate:
-    key_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deactivate:
-    key_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    key_id: str
-
-
-Step = Hold | Rest | Record | Mint | Verify | Deliver | Activate | Deactivate | Delete
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The one next step, and the name of the rule that asks for it."""
-
-    rule: str
-    step: Step
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,23 +9,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rekeyd.errors import Gone, Propagating, Refused, RekeydError, Transient, Unanswered
-from rekeyd.model import (
-    Activate,
-    Custody,
-    Deactivate,
-    Delete,
-    Deliver,
-    Intent,
-    Mint,
-    Pair,
-    Record,
-    Snapshot,
-    Step,
-    Verify,
-    short,
-)
+from rekeyd.model import Custody, Intent, Pair, Snapshot, short
 from rekeyd.ports import Identity, NewKey, Sink
 from rekeyd.secret import AccessPair
+from rekeyd.steps import Activate, Deactivate, Delete, Deliver, Mint, Record, Step, Verify
 
 PROBES = 3
 """Times in a row, each on fresh connections, that a new pair must work: IAM's fronts differ."""

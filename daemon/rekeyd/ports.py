@@ -10,8 +10,9 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from rekeyd.errors import RekeydError
-from rekeyd.model import Custody, Decision, Key, Request, Snapshot, Timing
+from rekeyd.model import Custody, Key, Request, Snapshot, Timing
 from rekeyd.secret import AccessPair, Secret
+from rekeyd.steps import Decision
 
 
 @dataclass(frozen=True, slots=True)

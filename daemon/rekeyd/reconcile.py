@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable
 
 from rekeyd.errors import Permanent, Propagating, RekeydError
-from rekeyd.model import Decision, Hold, Record, Rest, Snapshot
+from rekeyd.model import Snapshot
 from rekeyd.observe import look
 from rekeyd.perform import perform
 from rekeyd.ports import Identity, Witness
 from rekeyd.requests import grant
 from rekeyd.rules import plan
+from rekeyd.steps import Decision, Hold, Record, Rest
 from rekeyd.view import sentence
 
 WATCH = 300.0

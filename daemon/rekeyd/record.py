@@ -8,8 +8,9 @@ import structlog
 
 from rekeyd.errors import Propagating, RekeydError, Transient
 from rekeyd.metrics import Metrics
-from rekeyd.model import Decision, Hold, Record, Snapshot
+from rekeyd.model import Snapshot
 from rekeyd.ports import Event, Identity
+from rekeyd.steps import Decision, Hold, Record
 from rekeyd.store import Store
 from rekeyd.view import Status, describe
 

@@ -9,22 +9,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rekeyd import holds
-from rekeyd.model import (
+from rekeyd.model import Key, Pair, Snapshot, Timing, short
+from rekeyd.steps import (
     Activate,
     Deactivate,
     Decision,
     Delete,
     Deliver,
-    Key,
     Mint,
-    Pair,
     Record,
     Rest,
-    Snapshot,
     Step,
-    Timing,
     Verify,
-    short,
 )
 
 CLOCK_SKEW = timedelta(seconds=5)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from rekeyd.model import (
+from rekeyd.model import Pair, Snapshot, Timing, short
+from rekeyd.steps import (
     Activate,
     Deactivate,
     Decision,
@@ -11,14 +12,10 @@ from rekeyd.model import (
     Deliver,
     Hold,
     Mint,
-    Pair,
     Record,
     Rest,
-    Snapshot,
     Step,
-    Timing,
     Verify,
-    short,
 )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from rekeyd.model import Step
+from rekeyd.steps import Step
 from world.canon import Canon
 from world.checker import Violation
 from world.explore import CALM, LONG, Explorer, Move, Wait, faulted

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from rekeyd.model import Hold, Rest
+from rekeyd.steps import Hold, Rest
 from world.checker import Violation
 from world.faults import POSSIBLE, Chooser, Fault, Option, no_faults
 from world.truth import Truth

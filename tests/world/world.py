@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from rekeyd.errors import RekeydError
-from rekeyd.model import Decision, Hold, Request, Rest, Timing
+from rekeyd.model import Request, Timing
 from rekeyd.ports import Identity
 from rekeyd.reconcile import LONGEST, Reconciler
 from rekeyd.secret import AccessPair, Secret
+from rekeyd.steps import Decision, Hold, Rest
 from world.checker import Checker, Violation
 from world.faults import (
     POSSIBLE,

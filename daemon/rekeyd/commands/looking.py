@@ -14,10 +14,11 @@ from rekeyd.commands import DONE, HELD, ago, event_line, print_json, table
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import document
 from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
-from rekeyd.model import Custody, Hold
+from rekeyd.model import Custody
 from rekeyd.observe import look
 from rekeyd.ports import Identity
 from rekeyd.rules import plan as decide
+from rekeyd.steps import Hold
 from rekeyd.store import Store
 from rekeyd.view import Status, describe, sentence
 

@@ -40,7 +40,9 @@ _HINTS = (
     ("undefined alias", "put a value that begins with * in quotes"),
     ("another document", "keep one document, without a second ---"),
     ("unknown escape character", "use single quotes, in which a backslash is just a backslash"),
-    ("duplicate anchor", "give each anchor a name of its own"),
+    ("incompatible YAML", "leave the line %YAML out"),
+    ("sequence entries are not allowed", "begin the list on a line of its own"),
+    ("second occurrence", "give each anchor a name of its own"),
     ("did not find expected node content", "put a value that holds brackets or commas in quotes"),
     (
         "did not find expected",

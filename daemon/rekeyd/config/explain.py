@@ -52,16 +52,17 @@ def explain(error: ErrorDetails, path: Path, node: Node | None, schema: Schema) 
         return f"is empty; write at least {context['min_length']}"
     if kind in _WANTED:
         return _another_type(_WANTED[kind], path, node, described)
-    return f"{error['msg'].removeprefix('Input ')}; write {_example(described)}"
+    _, should, rest = error["msg"].partition(" should ")
+    return f"{'should ' + rest if should else error['msg']}; write {_example(described)}"
 
 
 def unknown(what: str, name: str | None, known: Iterable[str]) -> str:
     """Say that a name is not known, and which is meant, or which there are."""
     names = sorted(known)
     close = get_close_matches(name or "", names, 1)
-    right = f"did you mean {close[0]}? " if close else ""
+    right = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
     called = f" {printable(name)}" if name and what != "setting" else ""
-    return f"there is no such {what}{called}; {right}there are: {', '.join(names)}"
+    return f"there is no such {what}{called}; {right}"
 
 
 def within(schema: Schema, path: Path) -> list[Schema]:
@@ -97,7 +98,8 @@ def _names(forms: list[Schema]) -> set[str]:
 
 
 def _choices(forms: list[Schema]) -> list[str]:
-    return [str(choice) for form in forms for choice in form.get("enum", [form.get("const", "")])]
+    fixed = (form.get("enum") or [form["const"]] for form in forms if {"enum", "const"} & {*form})
+    return [str(choice) for choices in fixed for choice in choices]
 
 
 def _tags(forms: list[Schema]) -> str:
@@ -134,7 +136,7 @@ def _another_type(wanted: str, path: Path, node: Node | None, forms: list[Schema
         return f"{what}; put it in quotes{shown}"
     if raw and re.fullmatch(_UNQUOTED.get(wanted, "(?!)"), raw):
         return f"{what}; write it without quotes: {raw}"
-    if raw and wanted == "a list":
+    if raw and wanted == "a list" and read_as(node) == "text":
         return f"{what}; write it in brackets: [{raw}]"
     return f"{what}; write {_example(forms)}"
 

@@ -68,6 +68,9 @@ UserName = Annotated[
     str,
     Form(_IAM_NAME + "{1,64}", "an IAM user name of letters, digits and +=,.@_-", "backup_user"),
 ]
+Name = Annotated[
+    str, Form(_IAM_NAME + "{1,64}", "a name of letters, digits and +=,.@_-", "backup-archive")
+]
 GroupName = Annotated[
     str, Form(_IAM_NAME + "{1,128}", "an IAM name of letters, digits and +=,.@_-", "backup_group")
 ]
@@ -377,7 +380,7 @@ class IdentitySettings(_Model):
     """One IAM user that rekeyd looks after."""
 
     user: UserName = Field(description="The name of the IAM user.")
-    name: UserName = Field(
+    name: Name = Field(
         default_factory=lambda known: known.get("user", ""),
         description="How logs, metrics and commands call it. Left out: its `user`.",
     )

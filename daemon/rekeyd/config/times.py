@@ -71,8 +71,8 @@ class Crontab:
         fields = MACROS.get(text.strip(), text).split()
         if len(fields) != 5:
             raise ValueError(
-                f"has {len(fields)} fields where a crontab has five"
-                ' (minute hour day month weekday); write for example "0 3 * * sun"'
+                "is not the five fields of a crontab, minute hour day month weekday, but"
+                f' {len(fields)}; write for example "0 3 * * sun"'
             )
         minute, hour, day, month, weekday = fields
         crontab = cls(
