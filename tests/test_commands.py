@@ -1,0 +1,443 @@
+"""What the commands do to IAM, the sinks and the state, by themselves and through a daemon."""
+
+import json
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from processes import running
+from rekeyd.commands import ago, event_line
+from rekeyd.ports import Event
+
+PROVISIONED = {
+    "group": "backup_group",
+    "policy": {"name": "S3BackupPolicy", "bucket": "backup-bucket"},
+    "verify": ["sts"],
+}
+KEPT = {"every": "30d", "overlap": "1h", "grace": "1h", "settle": "1s"}
+"""The superseded pair stays for an hour, so that there is one to go back to."""
+
+
+def steps(done):
+    return [event["step"] for event in done.json["events"] if event["step"] != "record"]
+
+
+# rotate
+
+
+def test_a_second_rotation_replaces_the_pair_and_keeps_the_old_one_for_the_overlap(
+    rekeyd, aws, config
+):
+    config(rotation=KEPT)
+    rekeyd("rotate")
+    before = config.held()
+
+    done = rekeyd("rotate", "backup_user")
+
+    assert done.code == 0
+    assert config.held() != before
+    assert aws.keys() == {before: "Active", config.held(): "Active"}
+
+
+def test_a_rotation_that_needs_room_says_that_it_will_come(rekeyd, aws, config):
+    config(rotation=KEPT)
+    rekeyd("rotate")
+    rekeyd("rotate")
+    held = config.held()
+
+    done = rekeyd("rotate")
+
+    assert done.code == 75
+    assert "will be made when IAM has room" in done.err
+    assert config.held() == held
+    assert "a rotation was asked for, and begins when IAM has room" in rekeyd("status").out
+
+
+def test_due_does_nothing_before_the_time(rekeyd, config):
+    rekeyd("rotate")
+    held = config.held()
+
+    done = rekeyd("rotate", "--due", "--json")
+
+    assert (done.code, config.held()) == (0, held)
+    assert steps(done) == []
+
+
+def test_due_makes_the_first_pair(rekeyd, aws, config):
+    done = rekeyd("rotate", "--due", "--json")
+
+    assert done.code == 0
+    assert steps(done) == ["mint", "verify", "deliver", "rotated"]
+    assert aws.keys() == {config.held(): "Active"}
+
+
+def test_a_leaked_pair_is_gone_when_revoke_now_returns(rekeyd, aws, config):
+    config(rotation=KEPT)
+    rekeyd("rotate")
+    leaked = config.held()
+
+    done = rekeyd("rotate", "--revoke-now", "backup_user", "--json")
+
+    assert done.code == 0
+    assert steps(done)[-2:] == ["deactivate", "delete"]
+    assert aws.keys() == {config.held(): "Active"}
+    assert leaked != config.held()
+
+
+def test_due_and_revoke_now_exclude_each_other(rekeyd):
+    done = rekeyd("rotate", "--due", "--revoke-now")
+
+    assert done.code == 2
+    assert "exclude each other" in done.err
+
+
+def test_an_identity_that_is_not_there_is_wrong_usage(rekeyd):
+    done = rekeyd("rotate", "nobody")
+
+    assert done.code == 2
+    assert "no identity 'nobody'" in done.err
+    assert "backup_user" in done.err
+
+
+def test_what_takes_too_long_is_left_to_the_next_run(rekeyd, aws, config, proxy):
+    config.through(proxy)
+    proxy.fail("GetCallerIdentity", "InvalidClientTokenId", 403, unless_signed_by="operator")
+
+    done = rekeyd("rotate", "--wait", "1")
+
+    assert done.code == 75
+    assert "it goes on when the daemon runs, or with the next `rekeyd rotate --due`" in done.err
+    proxy.mend()
+    assert rekeyd("rotate", "--due").code == 0
+    assert aws.keys() == {config.held(): "Active"}
+
+
+# through a running daemon
+
+
+def test_rotate_asks_the_daemon_and_follows_it_live(rekeyd, aws, config, daemon):
+    daemon.expect("rotated")
+    before = config.held()
+
+    done = rekeyd("rotate", "--json")
+
+    assert done.code == 0
+    assert "deliver" in steps(done)
+    assert config.held() != before
+    daemon.expect("request", kind="rotate")
+    daemon.expect("record", rule="deliver")
+
+
+def test_due_leaves_a_running_daemon_alone(rekeyd, daemon):
+    daemon.expect("rotated")
+
+    done = rekeyd("rotate", "--due")
+
+    assert done.code == 0
+    assert "a daemon runs on this state" in done.err
+
+
+def test_rollback_through_the_daemon(rekeyd, aws, config):
+    config(rotation=KEPT)
+    with running(config.path) as daemon:
+        daemon.expect("rotated")
+        first = config.held()
+        rekeyd("rotate")
+
+        done = rekeyd("rollback", "backup_user")
+
+        assert (done.code, config.held()) == (0, first)
+        assert daemon.stop() == 0
+
+
+# rollback and adopt
+
+
+def test_rollback_makes_the_superseded_pair_current_again(rekeyd, aws, config):
+    config(rotation=KEPT)
+    rekeyd("rotate")
+    first = config.held()
+    rekeyd("rotate")
+
+    done = rekeyd("rollback", "backup_user", "--json")
+
+    assert done.code == 0
+    assert config.held() == first
+    assert aws.keys()[first] == "Active"
+
+
+def test_rollback_without_a_superseded_pair_changes_nothing(rekeyd, aws, config):
+    rekeyd("rotate")
+    held = config.held()
+
+    done = rekeyd("rollback", "backup_user")
+
+    assert done.code == 1
+    assert "there is no superseded pair to go back to" in done.err
+    assert "`rekeyd rotate` makes a fresh pair instead" in done.err
+    assert aws.keys() == {held: "Active"}
+
+
+def test_an_adopted_key_is_retired_like_our_own(rekeyd, aws, config):
+    foreign = aws.iam.create_access_key(UserName="backup_user")["AccessKey"]["AccessKeyId"]
+    rekeyd("rotate")
+
+    assert rekeyd("adopt", "backup_user", foreign).code == 0
+    with running(config.path) as daemon:
+        daemon.expect("delete", identity="backup_user")
+        assert daemon.stop() == 0
+    assert aws.keys() == {config.held(): "Active"}
+
+
+def test_a_key_of_nobody_is_not_adopted(rekeyd):
+    rekeyd("rotate")
+
+    done = rekeyd("adopt", "backup_user", "AKIAIOSFODNN7EXAMPLE")
+
+    assert done.code == 1
+    assert "…MPLE is neither a key of this user nor in a sink" in done.err
+
+
+def test_a_user_made_anew_is_adopted_by_its_id(rekeyd, aws, config):
+    rekeyd("rotate")
+    aws.iam.delete_access_key(UserName="backup_user", AccessKeyId=config.held())
+    aws.iam.delete_user(UserName="backup_user")
+    new = aws.iam.create_user(UserName="backup_user")["User"]["UserId"]
+
+    held = rekeyd("rotate")
+    assert held.code == 3
+    assert f"rekeyd adopt IDENTITY {new}" in held.err
+
+    assert rekeyd("adopt", "backup_user", new).code == 0
+    assert rekeyd("rotate", "--due").code == 0
+    assert aws.keys() == {config.held(): "Active"}
+
+
+# plan, status and history
+
+
+def test_plan_names_the_step_and_its_rule_and_changes_nothing(rekeyd, aws):
+    done = rekeyd("plan", "--json")
+
+    assert done.code == 0
+    assert [(p["identity"], p["rule"], p["step"]) for p in done.json["plan"]] == [
+        ("backup_user", "guard", "record")
+    ]
+    assert aws.keys() == {}
+    assert "guard" in rekeyd("plan").out
+
+
+def test_plan_of_a_hold_says_what_to_do(rekeyd, aws):
+    aws.iam.delete_user(UserName="backup_user")
+
+    done = rekeyd("plan")
+
+    assert done.code == 3
+    assert "create it with `rekeyd provision`" in done.out
+
+
+def test_status_tells_of_an_identity_that_nobody_looked_at(rekeyd):
+    assert "never looked at" in rekeyd("status").out
+    assert rekeyd("status", "--json").json["identities"] == []
+    assert "nothing was done yet" in rekeyd("history").out
+
+
+def test_status_and_history_tell_of_a_rotation(rekeyd, config):
+    config(rotation=KEPT)
+    rekeyd("rotate")
+    rekeyd("rotate")
+    rekeyd("rotate", "--due")
+
+    status, history = rekeyd("status"), rekeyd("history", "backup_user", "-n", "200")
+
+    assert status.code == 0
+    assert f"…{config.held()[-4:]}" in status.out
+    assert "1 of 1" in status.out
+    assert "superseded key …" in status.out
+    assert "prove that …" in history.out
+    assert f"{datetime.now().astimezone():%B %Y}" in history.out
+    assert config.held() not in status.out + history.out
+
+
+def test_history_of_somebody_else_is_wrong_usage(rekeyd):
+    assert rekeyd("history", "nobody").code == 2
+
+
+# check
+
+
+def test_check_tries_everything_and_makes_nothing(rekeyd, aws, config):
+    done = rekeyd("check")
+
+    assert done.code == 0
+    assert done.out.count("✓") == 7
+    assert "✗" not in done.out
+    assert aws.keys() == {}
+    assert not config.sink.exists()
+
+
+def test_check_offline_asks_nobody(rekeyd, config):
+    config(top={"aws": {"region": "us-east-1", "endpoint_url": "http://127.0.0.1:9"}})
+
+    done = rekeyd("check", "--offline", "--json")
+
+    assert done.code == 0
+    assert [c["check"] for c in done.json["checks"]] == ["state and seal key"]
+
+
+def test_check_tells_each_thing_that_is_wrong(rekeyd, aws, config):
+    aws.iam.delete_user(UserName="backup_user")
+    config(sinks=[{"type": "env_file", "path": "/nowhere/at/all/env", "dialect": "docker"}])
+
+    done = rekeyd("check", "--json")
+
+    failed = {c["check"]: c["problem"] for c in done.json["checks"] if not c["ok"]}
+    assert done.code == 1
+    assert "IAM knows no such user" in failed["user backup_user"]
+    assert any("/nowhere/at/all" in problem for problem in failed.values())
+    assert "→ create it with `rekeyd provision`" in rekeyd("check").out
+
+
+def test_check_finds_both_slots_taken(rekeyd, aws):
+    aws.iam.create_access_key(UserName="backup_user")
+    aws.iam.create_access_key(UserName="backup_user")
+
+    done = rekeyd("check")
+
+    assert done.code == 1
+    assert "both of the user's key slots" in done.out
+
+
+def test_check_tries_the_state_before_aws(rekeyd, config):
+    config(top={"seal": "file:/nowhere/seal.key"})
+
+    done = rekeyd("check", "--json")
+
+    assert done.code == 78
+    assert [c["ok"] for c in done.json["checks"]] == [False]
+
+
+# provision and policy
+
+
+def test_provision_makes_what_is_missing_and_then_nothing_more(rekeyd, aws, config):
+    aws.iam.delete_user(UserName="backup_user")
+    config(**PROVISIONED)
+
+    foreseen = rekeyd("provision", "--dry-run", "--json")
+    assert foreseen.code == 2
+    assert foreseen.json["provisioned"][0]["made"] == 0
+    first = rekeyd("provision")
+    assert first.code == 0
+    assert f"{len(foreseen.json['provisioned'][0]['changes'])} changes made" in first.out
+
+    second = rekeyd("provision", "--dry-run")
+    assert (second.code, second.out) == (0, "backup_user: nothing to change\n")
+    groups = aws.iam.list_groups_for_user(UserName="backup_user")["Groups"]
+    assert [group["GroupName"] for group in groups] == ["backup_group"]
+
+
+def test_provision_takes_nothing_over_unasked(rekeyd, config):
+    config(**PROVISIONED)
+
+    refused = rekeyd("provision")
+
+    assert refused.code == 3
+    assert "take-over" in refused.err
+    assert rekeyd("provision", "--take-over").code == 0
+
+
+def test_what_is_provisioned_elsewhere_is_left_out(rekeyd):
+    done = rekeyd("provision")
+
+    assert (done.code, done.out) == (0, "backup_user: no group and policy: provisioned elsewhere\n")
+
+
+@pytest.mark.parametrize("party", ["rotator", "provisioner", "backup"])
+def test_the_policy_of_each_party_is_printed(rekeyd, config, party):
+    config(**PROVISIONED)
+
+    document = json.loads(rekeyd("policy", party).out)
+
+    actions = {a for s in document["Statement"] for a in s["Action"]}
+    assert {
+        "rotator": "iam:CreateAccessKey",
+        "provisioner": "iam:CreatePolicy",
+        "backup": "s3:PutObject",
+    }[party] in actions
+
+
+def test_a_policy_needs_no_region_and_no_network(rekeyd, config):
+    config(**PROVISIONED, top={"aws": {}})
+
+    assert '"Allow"' in rekeyd("policy").out
+
+
+def test_the_backup_policy_of_nobody_is_a_mistake(rekeyd):
+    done = rekeyd("policy", "backup")
+
+    assert done.code == 78
+    assert "give the identity a `policy` with its bucket" in done.err
+
+
+# what goes wrong in a command
+
+
+def test_a_fault_of_our_own_is_one_line(rekeyd, monkeypatch):
+    def broken(*_):
+        raise ZeroDivisionError("with a secret in it")
+
+    monkeypatch.setattr("rekeyd.commands.looking.status", broken)
+
+    done = rekeyd("status")
+
+    assert done.code == 1
+    assert "an unexpected ZeroDivisionError at test_commands:" in done.err
+    assert "secret" not in done.err
+
+
+def test_control_c_leaves_without_a_word(rekeyd, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rekeyd.commands.looking.status", interrupted)
+
+    assert rekeyd("status").code == 1
+
+
+def test_a_reader_that_went_away_ends_it_quietly(config):
+    command = [sys.executable, "-m", "rekeyd", "-c", str(config.path), "policy"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        process.wait(20)
+
+        assert process.stderr.read() == b""
+        assert process.returncode in {1, -signal.SIGPIPE}
+
+
+# how things are said
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (-30, "30 s ago"),
+        (-600, "10 min ago"),
+        (3 * 3600, "in 3 h"),
+        (30 * 86400, "in 30 d"),
+    ],
+)
+def test_instants_are_told_as_people_would(seconds, said):
+    now = datetime(2026, 11, 1, tzinfo=UTC)
+
+    assert ago(now + timedelta(seconds=seconds), now) == said
+    assert ago(None) == "-"
+
+
+def test_an_event_of_an_unknown_outcome_is_shown_too():
+    event = Event(datetime.now(UTC), "backup_user", "request", "rotate", "asked", "by hand")
+
+    assert "· rotate" in event_line(event)

@@ -1,0 +1,246 @@
+"""The daemon as a process: its timer, its signals, its end, and what it tells systemd."""
+
+import signal
+import socket
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from processes import LONG_ENOUGH, running
+
+QUICK = {"every": "6s", "overlap": "1s", "grace": "1s", "settle": "1s"}
+KEPT = {"every": "30d", "overlap": "1h", "grace": "1h", "settle": "1s"}
+
+
+def first_pair(rekeyd, config):
+    """Have a pair made, whose birth is then a second ago."""
+    assert rekeyd("rotate").code == 0
+    return config.held()
+
+
+# The timer
+
+
+def test_it_rotates_when_the_key_is_old_enough(aws, config):
+    with running(config(rotation=QUICK)) as daemon:
+        daemon.expect("rotated")
+        first = config.held()
+        daemon.expect("rotated")
+        second = config.held()
+        assert daemon.stop() == 0
+
+    assert first != second
+    assert set(aws.keys()) == {first, second}
+
+
+def test_a_restart_does_not_rotate_early(rekeyd, config):
+    held = first_pair(rekeyd, config)
+
+    with running(config.path) as daemon:
+        daemon.expect("ready")
+        daemon.signal(signal.SIGUSR2)
+        daemon.expect("status", stage="resting")
+        assert daemon.stop() == 0
+
+    assert config.held() == held
+    assert '"event": "mint"' not in daemon.log
+
+
+def test_an_hour_that_was_missed_is_made_up_for_at_once(rekeyd, config):
+    first_pair(rekeyd, config)
+    time.sleep(2.5)  # nobody was there when it fell due
+
+    with running(config(rotation=QUICK | {"every": "4s"})) as daemon:
+        daemon.expect("mint", within=6)
+        daemon.expect("rotated")
+
+
+def test_a_changed_interval_counts_at_once(rekeyd, config):
+    first_pair(rekeyd, config)
+
+    with running(config.path) as daemon:
+        daemon.expect("ready")
+        config(rotation=QUICK | {"every": "4s"})
+        daemon.signal(signal.SIGHUP)
+        daemon.expect("reloaded")
+        daemon.expect("rotated", within=10)
+
+
+# Signals
+
+
+def test_sigusr1_rotates_every_identity(aws, config):
+    aws.iam.create_user(UserName="second_user")
+    second = config.identity | {
+        "user": "second_user",
+        "sinks": [{"type": "credential_process", "path": str(config.folder / "pair.json")}],
+    }
+    path = config(rotation=KEPT, top={"identities": [config.identity, second]})
+    with running(path) as daemon:
+        daemon.expect("rotated")
+        daemon.expect("rotated")
+        daemon.signal(signal.SIGUSR1)
+        minted = {daemon.expect("mint")["identity"], daemon.expect("mint")["identity"]}
+        assert daemon.stop() == 0
+
+    assert minted == {"backup_user", "second_user"}
+
+
+def test_ten_signals_at_once_lose_nothing(rekeyd, config):
+    first_pair(rekeyd, config)
+
+    with running(config(rotation=KEPT)) as daemon:
+        daemon.expect("ready")
+        daemon.signal(*[signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1] * 3, signal.SIGUSR2)
+        daemon.expect("request", kind="rotate")
+        daemon.expect("rotated")
+        assert {"status", "reloaded", "signal"} <= {event["event"] for event in daemon.events}
+        assert daemon.stop() == 0
+
+
+def test_sigusr2_writes_the_status_to_the_log(rekeyd, config):
+    first_pair(rekeyd, config)
+
+    with running(config.path) as daemon:
+        daemon.expect("ready")
+        daemon.signal(signal.SIGUSR2)
+        status = daemon.expect("status")
+
+    assert status["identity"] == "backup_user"
+    assert (status["hold"], status["failing"]) == (None, None)
+
+
+def test_a_bad_configuration_is_refused_and_the_old_one_stays(config, daemon):
+    daemon.expect("rotated")
+    config.path.write_text("identities: 7\nretain: true\n")
+    daemon.signal(signal.SIGHUP)
+
+    refused = daemon.expect("reload refused")
+    assert "rekeyd.yaml:1: identities" in refused["error"]
+    assert "rekeyd.yaml:2: retain" in refused["error"]
+
+    daemon.signal(signal.SIGUSR1)
+    daemon.expect("mint")
+
+
+def test_what_a_reload_cannot_change_is_refused(config, daemon):
+    config(top={"state": str(config.folder / "elsewhere")})
+    daemon.signal(signal.SIGHUP)
+
+    refused = daemon.expect("reload refused")
+    assert "state cannot be changed while rekeyd runs" in refused["error"]
+    assert refused["do"] == "restart it to change that"
+
+
+def test_a_reload_takes_identities_in_and_out(aws, config, daemon):
+    daemon.expect("rotated")
+    aws.iam.create_user(UserName="second_user")
+    config(
+        user="second_user", sinks=[{"type": "credential_process", "path": str(config.sink) + "2"}]
+    )
+    daemon.signal(signal.SIGHUP)
+    daemon.expect("reloaded", identities=1)
+    daemon.expect("rotated", identity="second_user")
+    daemon.signal(signal.SIGUSR2)
+    assert daemon.expect("status")["identity"] == "second_user"
+
+    config()
+    daemon.signal(signal.SIGHUP)
+    daemon.expect("reloaded")
+    daemon.signal(signal.SIGUSR1)
+    assert daemon.expect("mint")["identity"] == "backup_user"
+
+
+# Its end
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_leaves_with_0_when_asked_to(daemon, number):
+    daemon.expect("rotated")
+    daemon.signal(number)
+
+    assert daemon.ended(within=5) == 0
+    assert [event["event"] for event in daemon.events[-2:]] == ["stopping", "stopped"]
+
+
+@pytest.mark.parametrize(("action", "made"), [("CreateAccessKey", 1), ("GetUser", 0)])
+def test_it_finishes_the_step_in_flight_before_it_leaves(aws, config, proxy, action, made):
+    gate = proxy.hold(action)
+    with running(config.through(proxy)) as daemon:
+        assert gate.arrived.wait(LONG_ENOUGH)
+        daemon.signal(signal.SIGTERM)
+        daemon.expect("stopping")
+        gate.opened.set()
+        assert daemon.ended(within=5) == 0
+    before = set(aws.keys())
+    assert len(before) == made
+    proxy.mend()
+
+    with running(config.path) as daemon:
+        daemon.expect("rotated")
+    assert before <= {config.held()}
+
+
+# systemd
+
+
+@contextmanager
+def listening(address):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind(address)
+        channel.settimeout(LONG_ENOUGH)
+
+        def told(wanted):
+            while True:
+                lines = channel.recv(4096).decode().splitlines()
+                if wanted in lines[0]:
+                    return lines
+
+        yield told
+
+
+def test_systemd_is_told_of_each_turn(config):
+    address = str(config.folder / "notify")
+    environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}
+    with listening(address) as told, running(config.path, environment) as daemon:
+        assert told("READY=1")[1].startswith("STATUS=1 identities")
+        daemon.expect("rotated")
+        assert "resting" in told("WATCHDOG=1")[1]
+        before = time.monotonic_ns() // 1000
+        daemon.signal(signal.SIGHUP)
+        reloading = told("RELOADING=1")
+        assert before <= int(reloading[1].removeprefix("MONOTONIC_USEC=")) <= before + 10_000_000
+        assert told("READY=1")
+        assert told("WATCHDOG=1")
+        daemon.signal(signal.SIGTERM)
+        assert told("STOPPING=1")
+        assert daemon.ended() == 0
+
+
+# Secrets
+
+
+def test_no_secret_is_anywhere_but_in_the_sink(rekeyd, aws, config):
+    path = config(rotation=KEPT, top={"log": {"format": "json", "level": "debug"}})
+    secrets = set()
+    with running(path) as daemon:
+        for _ in range(2):
+            daemon.expect("record", rule="deliver")
+            secrets.add(config.sink.read_text().split("aws_secret_access_key")[1].strip(" =\n"))
+            daemon.signal(signal.SIGUSR1)
+        daemon.expect("request")
+        process = Path("/proc") / str(daemon.process.pid)
+        seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        assert daemon.stop() == 0
+
+    seen += daemon.log.encode()
+    for command in (["status"], ["status", "--json"], ["history"], ["history", "--json"], ["plan"]):
+        done = rekeyd(*command)
+        seen += (done.out + done.err).encode()
+    for file in (config.folder / "state").iterdir():
+        seen += file.read_bytes()
+    assert len(secrets) == 2
+    assert all(len(secret) == 40 for secret in secrets)
+    assert not [secret for secret in secrets if secret.encode() in seen]
