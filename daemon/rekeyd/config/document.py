@@ -110,7 +110,7 @@ def path_text(path: Iterable[str | int]) -> str:
     """Write the path of a setting as people do: `identities[0].sinks[1].path`."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{printable(step)}"
+        text += f"[{step}]" if isinstance(step, int) else f".{printable(step) or '""'}"
     return text.removeprefix(".")
 
 

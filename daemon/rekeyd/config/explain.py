@@ -47,7 +47,8 @@ def explain(error: ErrorDetails, path: Path, node: Node | None, schema: Schema) 
     if kind == "literal_error":
         return unknown("choice", _raw(path, node), _choices(described))
     if kind in {"union_tag_invalid", "union_tag_not_found"}:
-        return f"needs a {context['discriminator']} that says which; one of {_tags(described)}"
+        which = context["discriminator"].strip("'")
+        return f"needs a {which} that says which; one of {', '.join(_tags(described))}"
     if kind == "too_short":
         return f"is empty; write at least {context['min_length']}"
     if kind in _WANTED:
@@ -59,10 +60,21 @@ def explain(error: ErrorDetails, path: Path, node: Node | None, schema: Schema) 
 def unknown(what: str, name: str | None, known: Iterable[str]) -> str:
     """Say that a name is not known, and which is meant, or which there are."""
     names = sorted(known)
-    close = get_close_matches(name or "", names, 1)
+    close = get_close_matches((name or "").lower(), names, 1)
     right = f"did you mean {close[0]}?" if close else f"there are: {', '.join(names)}"
     called = f" {printable(name)}" if name and what != "setting" else ""
     return f"there is no such {what}{called}; {right}"
+
+
+def setting(schema: Schema, loc: Path) -> Path:
+    """Return the path of a setting as it is written: pydantic names the alternative in it too."""
+    path: Path = ()
+    named = False
+    for step in loc:
+        named = not named and step in _tags(within(schema, path))
+        if not named:
+            path = (*path, step)
+    return path
 
 
 def within(schema: Schema, path: Path) -> list[Schema]:
@@ -102,10 +114,10 @@ def _choices(forms: list[Schema]) -> list[str]:
     return [str(choice) for choices in fixed for choice in choices]
 
 
-def _tags(forms: list[Schema]) -> str:
+def _tags(forms: list[Schema]) -> list[str]:
     """The values by which alternatives are told apart: the constants among their properties."""
     properties = (p for form in forms for p in form.get("properties", {}).values())
-    return ", ".join(str(p["const"]) for p in properties if "const" in p)
+    return [str(p["const"]) for p in properties if "const" in p] if len(forms) > 1 else []
 
 
 def _example(forms: list[Schema]) -> str:

@@ -147,15 +147,16 @@ def _model(document: Document, path: Path, model: type[Model], raw: Any) -> Mode
 
 
 def _note(document: Document, path: Path, model: type[BaseModel], invalid: ValidationError) -> None:
-    from rekeyd.config.explain import explain  # noqa: PLC0415 (only for a mistake)
+    from rekeyd.config.explain import explain, setting  # noqa: PLC0415 (only for a mistake)
 
     schema = model.model_json_schema()
     for error in invalid.errors(include_url=False, include_input=False):
-        written, _, node = document.locate((*path, *error["loc"]))
+        loc = (*path, *setting(schema, error["loc"]))
+        written, _, node = document.locate(loc)
         if _follows(error["type"], node):
             continue
-        setting = (*path, *error["loc"]) if error["type"] == "missing" else written
-        document.add(setting, explain(error, setting[len(path) :], node, schema))
+        where = loc if error["type"] == "missing" else written
+        document.add(where, explain(error, where[len(path) :], node, schema))
 
 
 def _follows(kind: str, node: Node | None) -> bool:
@@ -188,23 +189,23 @@ def _find_conflicts(
             right="keep one identity for it, or say with `aws` how the accounts differ",
         )
         for where, sink in opened.items():
-            if where[:2] == path:
-                _claim_place(claims, where, sink, account)
+            if where[:2] == path and not _claim_place(claims, where, sink, account):
+                right = "give one of them another `name`"
+                claims.claim(where, "label", sink.label, path, right=right)
 
 
 def _claim_place(
     claims: "_Claims", path: Path, sink: SinkSettings, account: dict[str, Any]
-) -> None:
-    claims.claim(path, "label", sink.label, path[:2], right="give one of them another `name`")
+) -> bool:
+    """Claim what a sink writes to; tell whether another sink had it."""
     right = "let one of them write elsewhere"
     file = str(getattr(sink, "path", ""))
     if file.startswith("/") and sink.place.startswith(file):
         place = sink.place.replace(file, _normal(file), 1)
-        if not claims.claim(path, "place", sink.type, place, right=right):
-            claims.claim(path, "file", _normal(file), right=right, alike=sink.type)
-    else:
-        inside = account if sink.type in _PER_ACCOUNT else {}
-        claims.claim(path, "place", sink.type, sink.place, inside, right=right)
+        same = claims.claim(path, "place", sink.type, place, right=right)
+        return same or claims.claim(path, "file", _normal(file), right=right, alike=sink.type)
+    inside = account if sink.type in _PER_ACCOUNT else {}
+    return claims.claim(path, "place", sink.type, sink.place, inside, right=right)
 
 
 def _normal(file: str) -> str:

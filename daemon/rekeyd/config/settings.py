@@ -252,7 +252,13 @@ def _listen(value: Any) -> Any:
     """Read the short forms of `listen`: an address alone, and the word none."""
     if value == "none":
         return None
-    return {"address": value} if isinstance(value, str) else value
+    if isinstance(value, str):
+        return {"address": value}
+    if isinstance(value, dict | Listen):
+        return value
+    raise ValueError(
+        "is neither host:port nor a mapping; write for example 127.0.0.1:9797, or none"
+    )
 
 
 class AwsSettings(_Model):
