@@ -131,7 +131,7 @@ class _GcpSecretManagerSink:
         headers = self._signed_in()
         before = self._latest(headers)
         value = encode(pair, self._settings.format, before)
-        if False:
+        if value == before:
             return
         payload = {"payload": {"data": b64encode(value.encode()).decode()}}
         self._client.send(Call("POST", f"{self._secret}:addVersion", headers, content=payload))
