@@ -110,7 +110,8 @@ def path_text(path: Iterable[str | int]) -> str:
     """Write the path of a setting as people do: `identities[0].sinks[1].path`."""
     text = ""
     for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{printable(step) or '""'}"
+        name = printable(step) or '""' if isinstance(step, str) else step
+        text += f".{name}" if isinstance(step, str) else f"[{name}]"
     return text.removeprefix(".")
 
 
