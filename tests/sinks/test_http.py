@@ -262,6 +262,19 @@ def resolve_to(monkeypatch, *addresses):
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
+def test_only_who_asks_for_the_metadata_server_gets_to_it(monkeypatch):
+    resolve_to(monkeypatch, "169.254.169.254")
+    dialled = []
+    monkeypatch.setattr(
+        socket, "create_connection", lambda where, **_: dialled.append(where) or 1 / 0
+    )
+
+    with pytest.raises(ZeroDivisionError):
+        client("http://metadata.google.internal", metadata=True).send(GET)
+
+    assert dialled == [("169.254.169.254", 80)]
+
+
 def test_clear_text_never_leaves_the_machine(monkeypatch):
     resolve_to(monkeypatch, "10.0.0.1")
 

@@ -1,0 +1,231 @@
+"""Who is told what: news only, not too much, and never at the daemon's expense."""
+
+import json
+import logging
+import sys
+import threading
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import TypeAdapter
+
+from rekeyd import notify
+from rekeyd.errors import Refused, Transient
+from rekeyd.notify import LARGEST_BURST, Notifier, NotifySettings
+from rekeyd.ports import Event
+from sinks.described import Described, Receiver, Said, route
+
+
+def event(outcome="refused", rule="mint", step="hold", identity="backup_user"):
+    at = datetime(2026, 11, 23, 22, 0, tzinfo=UTC)
+    return Event(at, identity, rule, step, outcome, "a rotation is due, but a sink is away")
+
+
+class Listener:
+    """A channel that keeps what it is given, after `failures`."""
+
+    name = "listener"
+
+    def __init__(self, *failures):
+        self.failures = list(failures)
+        self.got = []
+
+    def check(self):
+        """Nothing to prove."""
+
+    def deliver(self, told):
+        if self.failures:
+            raise self.failures.pop(0)
+        self.got.append(told)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def told(events, clock=None):
+    """What a listener gets of these events."""
+    listener = Listener()
+    notifier = Notifier([listener], clock=clock or Clock())
+    for one in events:
+        notifier.send(one)
+    notifier.close()
+    return listener.got
+
+
+def test_a_hold_is_told_at_once():
+    assert told([event("refused")]) == [event("refused")]
+
+
+@pytest.mark.parametrize(
+    "ordinary", [event("done"), event("asked"), event("refused", rule="request")]
+)
+def test_what_goes_well_and_what_a_person_asked_for_is_no_news(ordinary):
+    assert told([ordinary]) == []
+
+
+def test_a_failure_is_told_only_when_it_does_not_mend_itself():
+    clock = Clock()
+
+    def failing():
+        for minute in range(0, 40, 5):
+            clock.now = minute * 60.0
+            yield event("retry", rule="deliver")
+
+    assert len(told(failing(), clock)) == 1
+
+
+def test_a_step_that_was_done_starts_the_patience_anew():
+    clock = Clock()
+
+    def mending():
+        for minute in range(0, 60, 5):
+            clock.now = minute * 60.0
+            yield event("retry", rule="deliver")
+            if minute % 10 == 0:
+                yield event("done", rule="deliver")
+
+    assert told(mending(), clock) == []
+
+
+def test_the_same_trouble_is_told_once_an_hour():
+    clock = Clock()
+
+    def holding():
+        for minute in (0, 30, 59, 61):
+            clock.now = minute * 60.0
+            yield event()
+
+    assert len(told(holding(), clock)) == 2
+
+
+def test_a_common_cause_does_not_flood_people():
+    many = [event(identity=f"user{number}") for number in range(100)]
+
+    assert len(told(many)) == LARGEST_BURST
+
+
+def test_send_returns_while_a_channel_hangs_and_close_does_not_wait_for_ever():
+    released = threading.Event()
+
+    class Hanging(Listener):
+        def deliver(self, told):
+            released.wait()
+
+    notifier = Notifier([Hanging()])
+    notifier.send(event())
+    notifier.close(0.05)
+    released.set()
+
+
+def test_a_channel_that_is_away_is_tried_again():
+    listener = Listener(Transient("away"), Transient("away"))
+    notifier = Notifier([listener], waits=(0.0, 0.0))
+
+    notifier.send(event())
+    notifier.close()
+
+    assert listener.failures == []
+
+    assert len(listener.got) == 1
+
+
+def test_a_channel_that_refuses_keeps_nobody_from_the_others():
+    refusing, listener = Listener(Refused("no", "do"), OSError("odd")), Listener()
+    notifier = Notifier([refusing, listener], waits=(0.0,))
+
+    notifier.send(event())
+    notifier.send(event(identity="another"))
+    notifier.close()
+
+    assert refusing.got == []
+    assert len(listener.got) == 2
+
+
+def test_without_channels_there_is_not_even_a_thread():
+    before = threading.active_count()
+    notifier = Notifier([])
+
+    notifier.send(event())
+
+    assert threading.active_count() == before
+    notifier.close()
+
+
+def channel(**settings):
+    return TypeAdapter(NotifySettings).validate_python(settings).open()
+
+
+class Events(Receiver):
+    """A receiver whose address is another one."""
+
+    @route("POST", "/events")
+    def event(self, heard):
+        return self.receive(heard)
+
+
+def test_a_webhook_gets_a_signed_event(monkeypatch):
+    with Events() as receiver:
+        monkeypatch.setenv("NOTIFY", receiver.secret)
+        ours = channel(type="webhook", url=f"{receiver.address}/events", secret="env:NOTIFY")
+
+        ours.check()
+        assert receiver.heard == []
+        ours.deliver(event())
+
+        assert receiver.accepted[0]["identity"] == "backup_user"
+        assert json.loads(receiver.heard[0].body)["type"] == "rekeyd.refused"
+
+
+class AnyJson(Described):
+    """What Apprise's `json://` talks to."""
+
+    @route("POST", "/")
+    def receive(self, heard):
+        return Said(200)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise still imports `imghdr`
+def test_apprise_reaches_its_services(monkeypatch):
+    pytest.importorskip("apprise")
+    with AnyJson() as server:
+        monkeypatch.setenv("URLS", f"# ours\n{server.address.replace('http', 'json')}\n")
+        ours = channel(type="apprise", urls="env:URLS")
+
+        ours.check()
+        ours.deliver(event())
+        assert json.loads(server.heard[0].body)["message"] == event().detail
+
+        server.instead = Said(500)
+        with pytest.raises(Transient, match="could not reach"):
+            ours.deliver(event())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("urls", ["nonsense", "json://127.0.0.1/\nhunter2"])
+def test_a_line_that_is_no_apprise_url_is_refused_unseen(monkeypatch, caplog, urls):
+    pytest.importorskip("apprise")
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("URLS", urls)
+
+    with pytest.raises(Refused) as caught:
+        channel(type="apprise", urls="env:URLS").check()
+
+    assert "hunter2" not in str(caught.value) + caught.value.do + caplog.text
+
+
+def test_a_missing_extra_is_one_clear_line_at_check(monkeypatch):
+    monkeypatch.setenv("URLS", "json://127.0.0.1/")
+    monkeypatch.setitem(sys.modules, "apprise", None)
+
+    with pytest.raises(Refused, match="not installed") as caught:
+        channel(type="apprise", urls="env:URLS").check()
+
+    assert "rekeyd[apprise]" in caught.value.do
+
+
+def test_apprise_is_not_loaded_by_the_module_itself():
+    assert "apprise" not in vars(notify)
