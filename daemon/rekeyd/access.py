@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from rekeyd.config.settings import TlsSettings
+from rekeyd.config import TlsSettings
 from rekeyd.errors import Misconfigured
 
 _log = structlog.get_logger(__name__)

@@ -12,6 +12,7 @@ import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Self
 from wsgiref.types import WSGIApplication
@@ -19,7 +20,7 @@ from wsgiref.types import WSGIApplication
 import structlog
 
 from rekeyd.access import Certificate, Gate
-from rekeyd.config.settings import Listen
+from rekeyd.config import Listen
 from rekeyd.errors import Misconfigured
 from rekeyd.wsgi import apply, environ, plain
 
@@ -28,6 +29,9 @@ DEADLINE = 15.0
 
 HANDSHAKE = 5.0
 """Seconds of them for TLS."""
+
+PAUSE = 0.1
+"""Seconds without accepting anybody when the process has no file descriptor left."""
 
 MOST_CONNECTIONS = 100
 """At once; far below the 1,024 file descriptors that a service usually has for everything."""
@@ -114,32 +118,42 @@ class Listener:
     async def _listen(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
-        accepting = [asyncio.create_task(self._accept(bound)) for bound in self._sockets]
+        for bound in self._sockets:
+            self._loop.add_reader(bound, self._accept, bound)
         self._running.set()
         await self._stopping.wait()
-        for task in [*accepting, *self._connections]:
+        for bound in self._sockets:
+            self._loop.remove_reader(bound)
+        for task in list(self._connections):
             task.cancel()
-        await asyncio.gather(*accepting, *self._connections, return_exceptions=True)
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _accept(self, bound: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = await self._loop.sock_accept(bound)
-            except OSError:  # no descriptor left, or the client is gone already
-                await asyncio.sleep(0.1)
-                continue
-            self._make_room()
-            task = asyncio.create_task(self._attend(client))
-            self._connections[task] = self._silent[task] = None
-            task.add_done_callback(self._leave)
+    def _accept(self, bound: socket.socket) -> None:
+        try:
+            client, _ = bound.accept()
+        except (BlockingIOError, ConnectionError):  # it is gone already
+            return
+        except OSError:  # no file descriptor is left
+            self._loop.remove_reader(bound)
+            self._loop.call_later(PAUSE, self._loop.add_reader, bound, self._accept, bound)
+            return
+        client.setblocking(False)
+        self._make_room()
+        task = self._loop.create_task(self._attend(client))
+        self._connections[task] = self._silent[task] = None
+        task.add_done_callback(partial(self._close, client))
 
     def _make_room(self) -> None:
         if len(self._connections) >= MOST_CONNECTIONS:
             oldest = next(iter(self._silent or self._connections))
             oldest.cancel()
-            self._leave(oldest)
+            self._forget(oldest)
 
-    def _leave(self, task: asyncio.Task[None]) -> None:
+    def _close(self, client: socket.socket, task: asyncio.Task[None]) -> None:
+        client.close()  # also where the task was cancelled before it began
+        self._forget(task)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
         self._connections.pop(task, None)
         self._silent.pop(task, None)
 
@@ -162,8 +176,6 @@ class Listener:
         finally:
             if transport:
                 transport.abort()
-            else:
-                client.close()
 
     def _tls_options(self) -> dict[str, Any]:
         if self._tls is None:

@@ -41,6 +41,8 @@ REASONS = (
     "missing",
     "permission",
     "request",
+    "state",
+    "wrong_user",
 )
 """Why rekeyd can be on hold. Each has a series that is 0 or 1, so that an alert sees it end."""
 
