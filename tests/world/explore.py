@@ -76,16 +76,24 @@ class _Shown(Chooser):
         turn = len(self.options)
         self.options.append(len(options))
         number = self.numbers[turn] if turn < len(self.numbers) else self._usual
-        return options[number]
+        return options[min(number, len(options) - 1)]
 
 
 class Explorer:
     """Applies moves to truths on one world."""
 
-    def __init__(self, world: World, *, retry: timedelta = MINUTE, stalest: bool = False) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        retry: timedelta = MINUTE,
+        hold: timedelta = 15 * MINUTE,
+        stalest: bool = False,
+    ) -> None:
         self.world = world
         self.start = world.truth
         self._retry = retry
+        self._hold = hold
         self._shown = _Shown(-1 if stalest else 0)
         world.chooser = self._shown
         world.recording = False
@@ -126,7 +134,7 @@ class Explorer:
         if isinstance(step, Hold):
             outcome.hold = step.reason
             if fault is Fault.NONE:
-                self._sleep(outcome, 15 * MINUTE)
+                self._sleep(outcome, self._hold)
         elif isinstance(step, Rest):
             rest = step.until - world.truth.now
             if world.unsettled:  # what it saw may be old: the next of its regular looks counts

@@ -277,6 +277,8 @@ class World:
         if len(ours) != 1:
             return f"L1: {len(ours) - 1} old keys of ours were never deleted, and no Hold"
         for name, sink in truth.sinks.items():
+            if not sink.noticed and not sink.readable:
+                continue  # what a person did to it, nobody can see
             if sink.pair is None or sink.pair.key_id != active[0]:
                 return f"L1: {name} does not hold {active[0]}, and no Hold"
         if truth.custody.intent:

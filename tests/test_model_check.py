@@ -1,0 +1,24 @@
+"""The model check of `make test`; `make soak` runs the same over more states."""
+
+import pytest
+
+from model_check import MODELS, ModelCheck
+from world import proof
+
+STATES = 20_000
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_state_within_reach_breaks_an_invariant(model: str) -> None:
+    report = ModelCheck(model).run(STATES)
+
+    assert report.states >= STATES
+    assert report.mischief >= 1, "everything that can go wrong once must have been tried"
+    proof.keep(
+        "model",
+        model,
+        states=report.states,
+        moves=report.moves,
+        mischief=report.mischief,
+        holds=dict(report.holds),
+    )
