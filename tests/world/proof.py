@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parent.parent / ".proof"
+FOLDER = Path(__file__).parents[2] / ".pytest_cache" / "proof"
 
 
 def keep(part: str, name: str, **counted: Any) -> None:
