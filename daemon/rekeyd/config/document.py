@@ -35,7 +35,10 @@ _UNREADABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U0001000
 _HINTS = (
     ("tab character", "indent with spaces"),
     ("cannot start any token", "put the value in quotes, and indent with spaces, not with tabs"),
-    ("mapping values are not allowed", "look at the indentation, or put the value in quotes"),
+    (
+        "mapping values are not allowed",
+        "look at the indentation, put a value that holds `: ` in quotes, a space behind each colon",
+    ),
     ("found unexpected end of stream", "close the quotes"),
     ("undefined alias", "put a value that begins with * in quotes"),
     ("another document", "keep one document, without a second ---"),

@@ -1,6 +1,7 @@
 """From a file to `Settings`, or to the list of everything that is wrong with it."""
 
 import os
+from functools import cache
 from pathlib import Path as File
 from posixpath import normpath
 from typing import Any, TypeVar
@@ -149,7 +150,7 @@ def _model(document: Document, path: Path, model: type[Model], raw: Any) -> Mode
 def _note(document: Document, path: Path, model: type[BaseModel], invalid: ValidationError) -> None:
     from rekeyd.config.explain import explain, setting  # noqa: PLC0415 (only for a mistake)
 
-    schema = model.model_json_schema()
+    schema = _schema(model)
     for error in invalid.errors(include_url=False, include_input=False):
         loc = (*path, *setting(schema, error["loc"]))
         written, _, node = document.locate(loc)
@@ -157,6 +158,11 @@ def _note(document: Document, path: Path, model: type[BaseModel], invalid: Valid
             continue
         where = loc if error["type"] == "missing" else written
         document.add(where, explain(error, where[len(path) :], node, schema))
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _follows(kind: str, node: Node | None) -> bool:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -49,6 +50,18 @@ class _Generator(GenerateJsonSchema):
 
     def encode_default(self, dft: Any) -> Any:
         return duration_text(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+
+
+def schema_text() -> str:
+    """Return the JSON Schema as its file holds it."""
+    return json.dumps(json_schema(), indent=2) + "\n"
+
+
+def write(folder: str) -> None:
+    """Bring the schema's file and the tables of the README in a folder up to date."""
+    Path(folder, "rekeyd.schema.json").write_text(schema_text(), encoding="utf-8")
+    readme = Path(folder, "README.md")
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def tables() -> str:

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Annotated, Any, Literal
@@ -307,6 +308,11 @@ class PolicySettings(_Model):
     )
 
 
+@lru_cache
+def _shortest_gap(cron: str) -> timedelta:
+    return Crontab.parse(cron).smallest_gap()
+
+
 def _crontab(text: str) -> str:
     Crontab.parse(text)
     return text
@@ -361,7 +367,7 @@ class RotationSettings(_Model):
     @property
     def period(self) -> timedelta:
         """The shortest time from one rotation to the next."""
-        return Crontab.parse(self.cron).smallest_gap() if self.cron else self.every
+        return _shortest_gap(self.cron) if self.cron else self.every
 
     def due(self, birth: datetime, shift: timedelta) -> datetime:
         """Return when a key of that birth is due, `shift` later than the schedule says."""

@@ -1,0 +1,140 @@
+"""The reference of the settings is generated, current, and complete."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from rekeyd.config import json_schema, load
+from rekeyd.config.reference import with_tables
+from rekeyd.sinks import BUILT_IN
+
+CONFIG = Path(__file__).parent.parent / "config"
+EXAMPLES = [CONFIG / "rekeyd.yaml", CONFIG / "rekeyd.full.yaml"]
+UNDESCRIBED = {
+    "AppRoleAuth.mount",
+    "AppRoleAuth.role_id",
+    "AzureKeyVault.auth",
+    "AzureKeyVault.secret",
+    "CircleciVariable.variable",
+    "ClientSecretAuth.client_id",
+    "GcpSecretManager.secret",
+    "GithubActionsSecret.organization",
+    "GithubActionsSecret.secret_name",
+    "GitlabVariable.environment_scope",
+    "GitlabVariable.variable",
+    "GitlabVariable.variable_type",
+    "KubernetesAuth.mount",
+    "KubernetesAuth.role",
+    "KubernetesSecret.fields",
+    "KubernetesSecret.namespace",
+    "S3Object.bucket",
+    "Variables.access_key_id",
+    "Variables.secret_access_key",
+    "VaultKv2.auth",
+    "VaultKv2.fields",
+}
+"""Settings of sinks whose names were thought to say enough. This list only gets shorter."""
+
+AGAIN = "run `python -m rekeyd.config config`"
+
+
+def mappings():
+    schema = json_schema()
+    return {"": schema, **schema["$defs"]}.items()
+
+
+def settings():
+    for model, part in mappings():
+        for name, value in part.get("properties", {}).items():
+            yield model, name, value
+
+
+def test_the_schema_is_current():
+    stored = json.loads((CONFIG / "rekeyd.schema.json").read_text(encoding="utf-8"))
+    assert stored == json_schema(), AGAIN
+
+
+def test_the_tables_of_the_readme_are_current():
+    readme = (CONFIG / "README.md").read_text(encoding="utf-8")
+    assert with_tables(readme) == readme, AGAIN
+
+
+def test_the_schema_is_a_schema():
+    jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.name)
+def test_an_example_is_valid_and_loads(example):
+    jsonschema.validate(yaml.safe_load(example.read_text(encoding="utf-8")), json_schema())
+    assert load(example).identities
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"identities": []},
+        {"identities": [{"user": "a", "sinks": []}]},
+        {"identities": [{"user": "a", "sinks": [{"type": "nowhere"}]}]},
+        {"identities": [{"user": "a", "sinks": [{"type": "exec"}]}]},
+        {
+            "identities": [
+                {"user": "a", "group": None, "sinks": [{"type": "exec", "command": ["/a"]}]}
+            ]
+        },
+        {"identities": [{"user": "a b", "sinks": [{"type": "exec", "command": ["/a"]}]}]},
+    ],
+)
+def test_the_schema_refuses_mistakes_too(wrong):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, json_schema())
+
+
+def test_every_setting_has_a_description():
+    missing = {
+        f"{model}.{name}" for model, name, v in settings() if not {"description", "const"} & {*v}
+    }
+    assert missing <= UNDESCRIBED, missing - UNDESCRIBED
+
+
+def test_every_setting_stands_in_the_readme():
+    readme = (CONFIG / "README.md").read_text(encoding="utf-8")
+    assert not [name for _, name, _ in settings() if f"| `{name}` |" not in readme]
+
+
+def test_every_kind_of_sink_stands_in_the_readme_and_in_the_full_example():
+    readme = (CONFIG / "README.md").read_text(encoding="utf-8")
+    full = EXAMPLES[1].read_text(encoding="utf-8")
+    assert not [kind for kind in BUILT_IN if f"### `{kind}`" not in readme]
+    assert not [kind for kind in BUILT_IN if f"type: {kind}" not in full]
+
+
+def test_every_setting_but_those_of_sinks_stands_in_the_full_example():
+    full = EXAMPLES[1].read_text(encoding="utf-8")
+    ours = {"", *(m for m, _ in mappings() if m.endswith("Settings")), "Listen"}
+    named = {name for model, name, _ in settings() if model in ours}
+    assert {"every", "endpoint_url_s3", "insecure", "boundary"} <= named
+    assert not [name for name in named if not re.search(rf"\b{name}:", full)]
+
+
+def run(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["rekeyd.config", *arguments])
+    runpy.run_module("rekeyd.config", run_name="__main__")
+
+
+def test_the_schema_is_printed(capsys, monkeypatch):
+    run(monkeypatch)
+    assert capsys.readouterr().out == (CONFIG / "rekeyd.schema.json").read_text(encoding="utf-8")
+
+
+def test_the_reference_is_written_into_a_folder(tmp_path, monkeypatch):
+    text = (CONFIG / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text.replace("| `every` |", "| `gone` |"), encoding="utf-8")
+    run(monkeypatch, str(tmp_path))
+    for file in ("README.md", "rekeyd.schema.json"):
+        assert (tmp_path / file).read_bytes() == (CONFIG / file).read_bytes()
