@@ -126,6 +126,12 @@ def test_the_installed_command_answers(pair):
     assert json.loads(done.stdout)["AccessKeyId"] == "AKIAFIRST"
 
 
+def test_the_command_hands_over_what_follows_its_name(pair, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["rekeyd", "credentials", str(pair)])
+    assert __main__.main() == 0
+    assert "AKIAFIRST" in capsys.readouterr().out
+
+
 def test_everything_else_is_the_command_lines(monkeypatch):
     from rekeyd import cli
 

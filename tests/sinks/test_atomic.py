@@ -2,7 +2,9 @@
 
 import errno
 import fcntl
+import grp
 import os
+import pwd
 import stat
 import threading
 from contextlib import suppress
@@ -332,3 +334,60 @@ def test_a_secret_stands_in_no_file_of_another_mode(monkeypatch, path):
     monkeypatch.setattr(os, "write", watched)
     AtomicFile(str(path), 0o640).update(to(NEW))
     assert modes == [0o600]
+
+
+def test_what_a_killed_writer_left_goes_even_if_nothing_is_to_be_written(file, path):
+    (path.parent / ".pair.rekeyd").write_bytes(NEW)
+    assert file.update(to(OLD)) is False
+    assert beside(path) == ["pair"]
+
+
+def test_a_temporary_file_that_another_took_for_a_leftover_is_made_again(monkeypatch, file, path):
+    real, lost = AtomicFile._locked, []
+
+    def lose_once(self, folder, descriptor):
+        if not lost:
+            lost.append(True)
+            (path.parent / ".pair.rekeyd").unlink()
+        return real(self, folder, descriptor)
+
+    monkeypatch.setattr(AtomicFile, "_locked", lose_once)
+    file.update(to(NEW))
+    assert lost
+    assert path.read_bytes() == NEW
+
+
+@pytest.mark.parametrize(
+    ("number", "message"), [(errno.EACCES, None), (errno.EIO, "could not be written just now")]
+)
+def test_a_leftover_that_cannot_be_opened(monkeypatch, file, path, number, message):
+    (path.parent / ".pair.rekeyd").write_bytes(NEW)
+    real = os.open
+
+    def failing(name, flags, *args, **kwargs):
+        if name == ".pair.rekeyd" and not flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number))
+        return real(name, flags, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", failing)
+    if message:
+        with pytest.raises(Transient, match=message):
+            file.check(to(NEW))
+    else:
+        file.check(to(NEW))
+        assert beside(path) == ["pair"]
+
+
+def test_ids_without_a_name_are_told_as_numbers(monkeypatch, path):
+    def denied(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "fchown", denied)
+    with pytest.raises(Refused, match="to 4000000001 and group 4000000002"):
+        AtomicFile(str(path), owner="4000000001", group="4000000002").check(to(NEW))
+
+
+def test_owner_and_group_may_be_names(path):
+    user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
+    AtomicFile(str(path), owner=user, group=group).update(to(NEW))
+    assert (path.stat().st_uid, path.stat().st_gid) == (os.geteuid(), os.getegid())

@@ -77,6 +77,12 @@ def test_a_file_that_was_changed_by_hand_holds_no_pair_and_is_put_right(path, ch
     assert sink.read().fingerprint() == NEW.fingerprint()
 
 
+def test_a_file_that_the_template_would_not_make_of_its_pair_holds_none(path):
+    choosy = "{% if access_key_id == '" + NEW.key_id + "' %}# new\n{% endif %}" + RCLONE
+    opened("template", path, template=RCLONE).put(NEW)
+    assert opened("template", path, template=choosy).read() is None
+
+
 def test_a_changed_template_is_delivered_anew(path, tmp_path):
     source = tmp_path / "rclone.j2"
     source.write_text(RCLONE)

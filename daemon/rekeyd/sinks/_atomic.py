@@ -67,7 +67,9 @@ class AtomicFile:
         """Replace the content durably by what `edit` makes of it; tell whether anything changed."""
         with self._explained(), self._folder() as folder:
             changed = not self._settled(folder, edit)
-            if changed:
+            if not changed:
+                self._removed_leftover(folder)
+            else:
                 with self._temporary(folder) as temporary:
                     content, status = self._present(folder)
                     _write(temporary, edit(content))
