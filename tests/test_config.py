@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from rekeyd import sinks
 from rekeyd.config import AwsSettings, IdentitySettings, Listen, Settings, load, parse
+from rekeyd.config.document import read
+from rekeyd.config.explain import explain
 from rekeyd.errors import Misconfigured
 from rekeyd.sinks.base import SinkSettings
 
@@ -95,6 +97,7 @@ def test_what_is_no_readable_file_is_said(name, problem):
     with pytest.raises(Misconfigured, match=problem) as raised:
         load(CONFIG / name)
     assert "--config" in raised.value.do
+    assert raised.value.__suppress_context__
 
 
 def test_a_name_that_no_file_can_have_is_said():
@@ -138,12 +141,20 @@ def test_bytes_that_are_no_configuration_are_one_clear_line(tmp_path, content, l
     first = str(raised.value).splitlines()[0]
     assert first.startswith(f"{file}:{line}: ")
     assert problem in first
+    assert raised.value.__cause__ is None
+    assert raised.value.__suppress_context__ or raised.value.__context__ is None
 
 
 def test_a_byte_order_mark_is_no_mistake(tmp_path):
     file = tmp_path / "rekeyd.yaml"
     file.write_bytes(b"\xef\xbb\xbf" + (CONFIG / "rekeyd.yaml").read_bytes())
     assert load(file).identities
+
+
+@pytest.mark.parametrize(("levels", "deep"), [(64, False), (65, True)])
+def test_nesting_has_a_limit(levels, deep):
+    said = refused("[" * levels + "]" * levels)
+    assert ("levels deep" in said) == deep
 
 
 def test_half_a_surrogate_is_one_clear_line():
@@ -284,6 +295,15 @@ def test_a_password_in_the_address_of_the_state_is_not_shown():
 )
 def test_what_may_be_a_secret_is_not_repeated(row):
     assert "hunter2" not in refused(f"{row}\nlisten: {{{row}}}\n")
+
+
+@pytest.mark.parametrize("name", ["state", "seal", "token", "password", "client_secret", "url"])
+def test_a_number_is_not_repeated_where_a_secret_may_stand(name):
+    schema = {"properties": {name: {"type": "string"}}}
+    document = read(f"{name}: 12345")
+    error = {"type": "string_type", "loc": (name,), "msg": "", "input": None}
+    said = explain(error, (name,), document.locate((name,))[2], schema)
+    assert said == "is a number, and text is wanted; put it in quotes"
 
 
 @pytest.mark.parametrize(

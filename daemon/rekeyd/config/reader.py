@@ -24,9 +24,6 @@ _DO = "correct the file; `rekeyd check --offline` reads it again"
 LARGEST = 8 * 2**20
 """Bytes. Ten thousand identities take half of it."""
 
-_STAND_IN = SinkSettings.model_construct(type="")
-"""Takes the place of a sink that is a mistake while everything around it is looked at."""
-
 _PER_ACCOUNT = frozenset({"secrets_manager", "ssm_parameter"})
 """Sinks of which every AWS account has its own, under the same names."""
 
@@ -88,27 +85,25 @@ def _refused(source: str, line: int, text: str) -> Misconfigured:
 
 def _validated(document: Document) -> Settings | None:
     written = _identities(document.data)
-    opened = {
-        (*path, "sinks", n): _sink(document, (*path, "sinks", n), raw)
-        for path, identity in written
-        for n, raw in enumerate(_list(identity.get("sinks")))
-    }
+    opened: dict[Path, SinkSettings] = {}
     for path, identity in written:
         if isinstance(identity.get("sinks"), list):
-            here = [opened[*path, "sinks", n] for n in range(len(identity["sinks"]))]
-            identity["sinks"] = [sink or _STAND_IN for sink in here]
-    _find_conflicts(document, written, {path: sink for path, sink in opened.items() if sink})
+            listed = enumerate(identity["sinks"])
+            found = {
+                (*path, "sinks", n): _sink(document, (*path, "sinks", n), s) for n, s in listed
+            }
+            good = {where: sink for where, sink in found.items() if sink}
+            identity["sinks"] = list(good.values())
+            opened |= good
+    _find_conflicts(document, written, opened)
     return _model(document, (), Settings, document.data)
 
 
 def _identities(data: Any) -> list[tuple[Path, dict[str, Any]]]:
     """Return the identities that are written as mappings, each with its path."""
-    listed = _list(data.get("identities")) if isinstance(data, dict) else []
-    return [(("identities", n), raw) for n, raw in enumerate(listed) if isinstance(raw, dict)]
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    listed = data.get("identities") if isinstance(data, dict) else None
+    entries = enumerate(listed if isinstance(listed, list) else [])
+    return [(("identities", n), entry) for n, entry in entries if isinstance(entry, dict)]
 
 
 def _sink(document: Document, path: Path, raw: Any) -> SinkSettings | None:
