@@ -106,8 +106,9 @@ def test_the_application_answers(listener: Listener) -> None:
 
 
 def test_head_gets_the_length_and_no_body(listener: Listener) -> None:
-    with asking(listener, "/", "HEAD") as answer:
-        assert (answer.getheader("Content-Length"), answer.read()) == ("2", b"")
+    answer = said(listener, b"HEAD / HTTP/1.1\r\n\r\n")
+    assert b"\r\nContent-Length: 2\r\n" in answer
+    assert answer.endswith(b"\r\n\r\n")
 
 
 def test_every_answer_is_kept_from_other_sites_and_from_caches(listener: Listener) -> None:
@@ -313,7 +314,7 @@ def test_an_unknown_user_takes_as_long_as_a_known_one(monkeypatch: pytest.Monkey
     checked = []
     monkeypatch.setattr(bcrypt, "checkpw", lambda *given: checked.append(given) or True)
     assert not access.Gate({"prometheus": HASH}).admits(basic("somebody", "x"))
-    assert len(checked) == 1
+    assert checked == [(b"x", HASH.encode())]
 
 
 def test_guessing_delays_nobody_who_was_let_in_before(
@@ -323,12 +324,15 @@ def test_guessing_delays_nobody_who_was_let_in_before(
     assert status(guarded, Authorization=right) == 200
     going_on = threading.Event()
     monkeypatch.setattr(guarded._gate, "admits", lambda _: not going_on.wait(5))
-    with connected(guarded) as guesser:
-        guess = basic("prometheus", "guess")
-        guesser.sendall(f"GET / HTTP/1.1\r\nAuthorization: {guess}\r\n\r\n".encode())
+    guess = f"GET / HTTP/1.1\r\nAuthorization: {basic('prometheus', 'guess')}\r\n\r\n".encode()
+    with ExitStack() as stack:
+        guessers = [stack.enter_context(connected(guarded)) for _ in range(2 * http.WORKERS)]
+        for guesser in guessers:
+            guesser.sendall(guess)
         assert status(guarded, Authorization=right) == 200
         going_on.set()
-        assert guesser.recv(100).startswith(b"HTTP/1.1 401")
+        for guesser in guessers:
+            assert guesser.recv(100).startswith(b"HTTP/1.1 401")
 
 
 def test_passwords_without_bcrypt_are_a_mistake_that_is_said(
@@ -564,6 +568,22 @@ def test_a_client_that_has_asked_is_not_put_out_for_a_silent_one(
             assert is_closed(silent)
         going_on.set()
         assert patient.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_client_put_out_before_its_turn_came_is_closed(listener: Listener) -> None:
+    bound, done = listener._sockets[0], threading.Event()
+
+    def accept_and_put_out() -> None:
+        listener._accept(bound)
+        for task in listener._connections:
+            task.cancel()
+
+    listener._loop.call_soon_threadsafe(listener._loop.remove_reader, bound)
+    listener._loop.call_soon_threadsafe(done.set)
+    assert done.wait(5)
+    with connected(listener) as client:
+        listener._loop.call_soon_threadsafe(accept_and_put_out)
+        assert is_closed(client)
 
 
 def test_without_file_descriptors_it_waits_and_goes_on(

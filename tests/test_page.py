@@ -330,10 +330,18 @@ def test_a_pair_that_was_activated_again_is_not_inactive() -> None:
         *rotation(NOW - 9 * DAY, "BACK"),
         event(NOW - 3 * DAY, "deactivate", "deactivate …BACK"),
         event(NOW - 2 * DAY, "activate", "activate …BACK"),
+        event(NOW - DAY, "deactivate", "could not deactivate …BACK", "retry"),
     ]
     [life] = lives(replace(RESTING, keys=()), history)
     assert life.deactivated is None
     assert life.seen == NOW - 2 * DAY
+
+
+def test_a_pair_that_was_given_up_was_never_replaced() -> None:
+    given_up = key("DEAD", "superseded", NOW - 5 * DAY, deactivated=NOW - 4 * DAY)
+    first, _ = lives(replace(RESTING, keys=(given_up, *RESTING.keys)), [])
+    assert first.replaced is None
+    assert [name for name, _, _ in first.phases()] == ["new", "inactive"]
 
 
 def test_a_foreign_key_is_shown_as_such() -> None:
