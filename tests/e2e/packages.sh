@@ -1,0 +1,27 @@
+#!/bin/sh
+# Installs what the tests in this folder need of Debian. Quick when it is there already.
+set -eu
+
+packages="systemd-container dbus mmdebstrap procps
+podman buildah runc netavark aardvark-dns iptables
+prometheus prometheus-alertmanager"
+
+missing=
+for package in $packages; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' \
+        || missing="$missing $package"
+done
+[ "$missing" ] || exit 0
+[ "$(id -u)" = 0 ] || { echo "as root: apt-get install$missing" >&2; exit 1; }
+
+# A package starts its own daemon at its installation, unless this says that it may not.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+    trap 'rm -f "$policy"' EXIT
+fi
+echo "installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -qq -y --no-install-recommends $missing > /dev/null
