@@ -20,6 +20,9 @@ from urllib.request import Request, urlopen
 
 import boto3
 
+PROGRAM = [sys.executable, "-m", "rekeyd"]
+"""How the daemon is started; the benchmarks start one that is installed without test tools."""
+
 LONG_ENOUGH = 20.0
 """Seconds to wait for what takes one: other tests run beside this one."""
 
@@ -193,6 +196,7 @@ class Proxy:
             if spoiled
             else _forward(handler, body, port)
         )
+        self.passed(action, content)
         if action in self.lost:
             handler.close_connection = True
             return
@@ -204,6 +208,9 @@ class Proxy:
         handler.end_headers()
         if handler.command != "HEAD":
             handler.wfile.write(content)
+
+    def passed(self, action: str, content: bytes) -> None:
+        """Is told every answer that came through."""
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -232,7 +239,7 @@ class Daemon:
         self._news = threading.Condition()
         self._told = 0
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "rekeyd", "-c", str(config), "run"],
+            [*PROGRAM, "-c", str(config), "run"],
             env=os.environ | (environment or {}),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
@@ -280,6 +287,7 @@ class Daemon:
         self._reader.join(within)
         assert self.process.stderr
         self.process.stderr.close()
+        assert "Traceback" not in self.log
         return code
 
     def stop(self, within: float = LONG_ENOUGH) -> int:
