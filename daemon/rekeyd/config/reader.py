@@ -85,16 +85,15 @@ def _refused(source: str, line: int, text: str) -> Misconfigured:
 
 def _validated(document: Document) -> Settings | None:
     written = _identities(document.data)
-    opened: dict[Path, SinkSettings] = {}
+    opened: dict[Path, dict[Path, SinkSettings]] = {}
     for path, identity in written:
         if isinstance(identity.get("sinks"), list):
             listed = enumerate(identity["sinks"])
             found = {
                 (*path, "sinks", n): _sink(document, (*path, "sinks", n), s) for n, s in listed
             }
-            good = {where: sink for where, sink in found.items() if sink}
-            identity["sinks"] = list(good.values())
-            opened |= good
+            opened[path] = {where: sink for where, sink in found.items() if sink}
+            identity["sinks"] = list(opened[path].values())
     _find_conflicts(document, written, opened)
     return _model(document, (), Settings, document.data)
 
@@ -169,7 +168,7 @@ def _follows(kind: str, node: Node | None) -> bool:
 def _find_conflicts(
     document: Document,
     written: list[tuple[Path, dict[str, Any]]],
-    opened: dict[Path, SinkSettings],
+    opened: dict[Path, dict[Path, SinkSettings]],
 ) -> None:
     """Note what no single setting shows: two that claim the same name, user, label or place."""
     claims = _Claims(document)
@@ -189,8 +188,8 @@ def _find_conflicts(
             account,
             right="keep one identity for it, or say with `aws` how the accounts differ",
         )
-        for where, sink in opened.items():
-            if where[:2] == path and not _claim_place(claims, where, sink, account):
+        for where, sink in opened.get(path, {}).items():
+            if not _claim_place(claims, where, sink, account):
                 right = "give one of them another `name`"
                 claims.claim(where, "label", sink.label, path, right=right)
 
