@@ -398,6 +398,17 @@ def test_https_is_served_with_the_certificate(tls: TlsSettings) -> None:
         assert status(listener, tls=trusting(tls)) == 200
 
 
+def test_an_answer_over_tls_does_not_wait_for_a_delayed_acknowledgement(tls: TlsSettings) -> None:
+    def seconds() -> float:
+        began = time.monotonic()
+        assert status(listener, tls=trust) == 200
+        return time.monotonic() - began
+
+    trust = trusting(tls)
+    with serving(tls_server_config=tls) as listener:
+        assert min(seconds() for _ in range(10)) < 0.03
+
+
 def test_plain_http_is_not_answered_where_tls_is_set(tls: TlsSettings) -> None:
     with serving(tls_server_config=tls) as listener:
         assert not said(listener, b"GET / HTTP/1.1\r\n\r\n").startswith(b"HTTP/")

@@ -13,6 +13,8 @@ from rekeyd.markup import Markup, join, raw, tag
 from rekeyd.ports import Event
 from rekeyd.view import SinkStatus, Status
 
+TOGETHER = "\N{NO-BREAK SPACE}"
+
 ROW = 38
 """Pixels that one pair takes in the picture."""
 
@@ -346,7 +348,7 @@ def _instant(at: datetime) -> Markup:
 
 def _relative(at: datetime, words: str) -> Markup:
     utc = at.astimezone(UTC)
-    exact = tag("span", f"{utc:%-d %b %Y %H:%M} UTC", class_="exact")
+    exact = tag("span", f"{utc:%-d %b %Y %H:%M}{TOGETHER}UTC", class_="exact")
     return tag("time", words, " ", exact, datetime=f"{utc:%Y-%m-%dT%H:%M:%SZ}")
 
 
