@@ -13,7 +13,6 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from rekeyd.document import document
-from rekeyd.page import page, policy
 from rekeyd.ports import Event
 from rekeyd.view import Status
 
@@ -61,7 +60,7 @@ def routes(
         if path == "/metrics":
             return metrics({**environ, "REQUEST_METHOD": "GET"}, start)
         if path == "/":
-            return _send(start, _page(board, now()), ("Content-Security-Policy", policy()))
+            return _send(start, *_page(board, now()))
         return _send(start, answers[path]())
 
     return application
@@ -88,6 +87,9 @@ def _status(board: Board, now: datetime) -> Answer:
     return HTTPStatus.OK, "application/json", f"{text}\n".encode()
 
 
-def _page(board: Board, now: datetime) -> Answer:
+def _page(board: Board, now: datetime) -> tuple[Answer, tuple[str, str]]:
+    from rekeyd.page import page, policy  # noqa: PLC0415  # few look at it
+
     body = page(board.statuses(), board.timeline, now)
-    return HTTPStatus.OK, "text/html; charset=utf-8", body
+    policed = ("Content-Security-Policy", policy())
+    return (HTTPStatus.OK, "text/html; charset=utf-8", body), policed
