@@ -62,6 +62,7 @@ class Account:
 
     def __init__(self, settings: AccountSettings, watch: RequestWatcher) -> None:
         self.settings = settings
+        self.renewals = 0
         self._watch = watch
         self._caller: tuple[float, str] | None = None
 
@@ -74,7 +75,7 @@ class Account:
                 endpoint_url=self._endpoint(service),
                 config=config,
             )
-        _watch(client, self._watch)
+        _watch(client, self._answered)
         return client
 
     @property
@@ -103,6 +104,14 @@ class Account:
             with closing(self.client("sts")) as sts, translated("ask who it signs as", "", "STS"):
                 self._caller = now, sts.get_caller_identity()["Arn"]
         return self._caller[1]
+
+    def _answered(self, service: str, operation: str, code: str, seconds: float) -> None:
+        """Read the credentials anew once they are refused: a person may have renewed their file."""
+        self._watch(service, operation, code, seconds)
+        if code in CREDENTIALS:
+            self.renewals += 1
+            self._caller = None
+            self.__dict__.pop("_session", None)
 
     def _endpoint(self, service: str) -> str | None:
         own: str | None = getattr(self.settings, f"endpoint_url_{service}", None)
@@ -140,10 +149,14 @@ class AwsIam:
         self._account = account
         self._user = user
         self._resource = f"user {user}"
+        self._made: tuple[int, Any] | None = None
 
-    @cached_property
+    @property
     def _client(self) -> Any:
-        return self._account.client("iam")
+        """The client of this user, made anew when the account's credentials are."""
+        if self._made is None or self._made[0] != self._account.renewals:
+            self._made = self._account.renewals, self._account.client("iam")
+        return self._made[1]
 
     def caller_is_root(self) -> bool:
         return self._account.caller().endswith(":root")
