@@ -42,7 +42,8 @@ class Pair:
     refused: datetime | None = None  # a probe with it was last refused
     verified: datetime | None = None  # it was proved to work as the consumer uses it
     delivered: Mapping[str, datetime] = field(default_factory=dict)  # sink: first handed to it
-    current: datetime | None = None  # every sink was first seen to hold it
+    arrived: datetime | None = None  # every sink held it for the first time
+    current: datetime | None = None  # since when every sink was seen to hold it
     given_up: datetime | None = None  # it shall not be delivered any more
     retiring: datetime | None = None  # it was decided to deactivate it
     deactivated: datetime | None = None
@@ -80,7 +81,7 @@ class Custody:
 
     user_id: str | None = None  # a user deleted and made again has another one
     intent: Intent | None = None
-    pairs: tuple[Pair, ...] = ()
+    pairs: tuple[Pair, ...] = ()  # in the order in which they became ours
     asked: datetime | None = None  # a rotation was asked for
     rotated: datetime | None = None  # a new pair last reached every sink
     ledger: Mapping[str, str] = field(default_factory=dict)  # sink: key id last put, "" in doubt
@@ -103,7 +104,7 @@ class Custody:
 
     def promote(self, pair: Pair, key: Key, now: datetime) -> "Custody":
         """Return this custody with `pair` chosen again, and every newer one given up."""
-        newer = [p for p in self.pairs if p.minted > pair.minted and not p.given_up]
+        newer = [p for p in self.pairs[self.pairs.index(pair) + 1 :] if not p.given_up]
         off = pair.deactivated or pair.retiring or (None if key.active else now)
         chosen = self.with_pair(
             pair.key_id,
@@ -163,7 +164,7 @@ class Snapshot:
 
     def _candidates(self, fit: Callable[[Pair], object]) -> list[Pair]:
         usable = [p for p in self.custody.pairs if p.sealed and not p.deleted and fit(p)]
-        return sorted(usable, key=lambda p: (p.minted, p.key_id), reverse=True)
+        return usable[::-1]
 
     def back_to(self, pair: Pair) -> Custody:
         """Return custody with a pair that is listed chosen to be current again."""

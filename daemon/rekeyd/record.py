@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 import structlog
 
 from rekeyd.errors import Propagating, RekeydError, Transient
-from rekeyd.metrics import Metrics
 from rekeyd.model import Snapshot
 from rekeyd.ports import Event, Identity
 from rekeyd.steps import Decision, Hold, Record
@@ -18,14 +18,31 @@ ROTATION = {"mint", "verify", "deliver"}
 """The rules whose failure means that a rotation does not get on."""
 
 
+class Counters(Protocol):
+    """What is counted: `rekeyd.metrics.Metrics` where somebody can scrape it."""
+
+    def rotation(self, identity: str, outcome: str) -> None: ...
+    def step(self, identity: str, step: str, outcome: str, seconds: float) -> None: ...
+
+
+class Uncounted:
+    """For a command, which nobody scrapes."""
+
+    def rotation(self, identity: str, outcome: str) -> None: ...
+    def step(self, identity: str, step: str, outcome: str, seconds: float) -> None: ...
+
+
 class Recorder:
     """The `Witness` of every reconciler."""
 
     def __init__(
-        self, store: Store, metrics: Metrics, tell: Callable[[Event], None] = lambda _: None
+        self,
+        store: Store,
+        metrics: Counters | None = None,
+        tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._store = store
-        self._metrics = metrics
+        self._metrics = metrics or Uncounted()
         self._tell = tell
         self._log = structlog.get_logger("rekeyd")
         self.statuses: dict[str, Status] = store.published()

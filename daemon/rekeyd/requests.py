@@ -29,10 +29,10 @@ def grant(s: Snapshot, request: Request) -> Custody:
 
 
 def _adopt(s: Snapshot, name: str) -> Custody:
-    if name == s.user_id:
+    if name == s.user_id and name != s.custody.user_id:
         dead = tuple(pair.key_id for pair in s.custody.pairs if pair.key_id not in s.listed)
         return Custody(user_id=s.user_id, asked=s.now, gone=(*s.custody.gone, *dead)[-16:])
-    if name in {pair.key_id for pair in s.custody.pairs}:
+    if name == s.user_id or name in {pair.key_id for pair in s.custody.pairs}:
         return s.custody
     if key := s.listed.get(name):
         pair = Pair(key_id=key.id, minted=key.created, adopted=True, restored=s.now)

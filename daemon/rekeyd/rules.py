@@ -140,8 +140,10 @@ def deliver(s: Snapshot, t: Timing) -> Step | None:
         if todo:
             return Deliver(target.key_id, todo)
         if not lacking and target.current is None:
-            custody = s.custody.with_pair(target.key_id, current=s.now)
-            if s.custody.rotated is None or target.minted > s.custody.rotated:
+            first = target.arrived is None
+            arrived = s.now if first else target.arrived
+            custody = s.custody.with_pair(target.key_id, current=s.now, arrived=arrived)
+            if first:
                 custody = replace(custody, rotated=s.now)
             return Record(f"every sink holds {short(target.key_id)}", custody)
     if s.strangers:
@@ -201,6 +203,8 @@ def mint(s: Snapshot, t: Timing) -> Step | None:
         return Mint(frozenset(s.listed))
     if any(pair.deleted or _dispensable(s, pair) for pair in s.custody.pairs):
         return None  # a slot becomes free by itself
+    if any(s.now < p.born + t.settle and not _shown(s, p) for p in s.custody.pairs):
+        return None  # the listing is stale, so what it shows of the rest may be too
     return holds.slots_full(s.foreign)
 
 
@@ -258,8 +262,13 @@ def _dispensable(s: Snapshot, pair: Pair) -> bool:
         return False
     if target is None:
         return all(sink.holds != "" for sink in s.sinks)
-    key = s.listed.get(target.key_id)  # it must be seen Active, however young it is
-    return target.current is not None and key is not None and key.active
+    return target.current is not None and _shown(s, target)  # however young it is
+
+
+def _shown(s: Snapshot, pair: Pair) -> bool:
+    """Whether this very listing shows it Active."""
+    key = s.listed.get(pair.key_id)
+    return key is not None and key.active
 
 
 def _overlap(t: Timing, pair: Pair) -> timedelta:

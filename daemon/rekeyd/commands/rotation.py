@@ -9,18 +9,16 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 import click
 
-from rekeyd import __version__
-from rekeyd.assemble import open_store
+from rekeyd.assemble import Workshop, open_store
 from rekeyd.commands import DONE, FAILED, HELD, UNREACHABLE, event_line, print_json
 from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import RekeydError
 from rekeyd.logs import configure
-from rekeyd.metrics import Metrics
 from rekeyd.model import Request
 from rekeyd.ports import Event
 from rekeyd.reconcile import Reconciler
@@ -52,7 +50,7 @@ class Follower:
         for number, event in new:
             self._seen = number
             self._weigh(event)
-        if self.code is None and self._granted:
+        if self.code is None:
             self._weigh_status(self._store.published().get(self.name))
         return [event for _, event in new]
 
@@ -75,6 +73,9 @@ class Follower:
 
     def _weigh_status(self, status: Status | None) -> None:
         if status is None or status == self._before:
+            return
+        blind = status.hold and status.failing  # not even a look is possible
+        if not (self._granted or blind):
             return
         if status.hold:
             self.code, self.note = HELD, f"on hold: {status.hold.what}. {status.hold.do}"
@@ -109,56 +110,67 @@ def follow(
             for identity in identities:
                 store.ask(identity.name, request)
         told: list[Event] = []
-        stopping = threading.Event()
-        worker = None
+        worker = Worker(settings, store, list(zip(identities, followers, strict=True)))
+        thread = threading.Thread(target=worker.run, daemon=True)
         if store.lock():
-            worker = threading.Thread(
-                target=_work, args=(settings, store, identities, followers, stopping), daemon=True
-            )
-            worker.start()
+            thread.start()
         elif kind is None:
             click.echo("a daemon runs on this state and does what is due by itself", err=True)
             return DONE
         deadline = time.monotonic() + wait
-        while any(one.code is None for one in followers) and time.monotonic() < deadline:
+        while _open(followers) and not worker.error and time.monotonic() < deadline:
+            worker.happened.wait(POLL)
+            worker.happened.clear()
             told += _show(followers, as_json)
-            time.sleep(POLL)
-        stopping.set()
-        if worker:
-            worker.join()
+        worker.stopping.set()
+        if thread.is_alive():
+            thread.join()
+        if worker.error:
+            raise worker.error
         told += _show(followers, as_json)
         for one in followers:
             one.give_up()
         return _conclude(followers, told, as_json)
 
 
-def _work(
-    settings: Settings,
-    store: Store,
-    identities: list[IdentitySettings],
-    followers: list[Follower],
-    stopping: threading.Event,
-) -> None:
-    """Do what the daemon would do, for these identities, side by side, until it is done."""
-    recorder = Recorder(store, Metrics(__version__))
+@dataclass
+class Worker:
+    """Does what the daemon would do, for these identities, side by side, until it is done."""
 
-    def advance(identity: IdentitySettings, follower: Follower) -> None:
-        def enough() -> bool:
-            return stopping.is_set() or follower.code is not None
+    settings: Settings
+    store: Store
+    pairs: list[tuple[IdentitySettings, Follower]]
+    stopping: threading.Event = field(default_factory=threading.Event)
+    happened: threading.Event = field(default_factory=threading.Event)
+    error: RekeydError | None = None
 
+    def run(self) -> None:
         try:
-            reconciler = Reconciler(shop.build(identity), recorder, enough)
-            while not enough():
-                delay = reconciler.advance()
-                if follower.code is None and follower.kind is None:
-                    follower.code = _rest(recorder.statuses[identity.name])
-                stopping.wait(min(delay, POLL) if enough() else delay)
+            shop = workshop(self.settings, self.store)
+            with ThreadPoolExecutor(len(self.pairs)) as pool:
+                list(pool.map(lambda pair: self._advance(shop, *pair), self.pairs))
         except RekeydError as error:
-            recorder.failed(identity.name, "look", error, 0.0)
+            self.error = error
+            self.happened.set()
 
-    shop = workshop(settings, store)
-    with ThreadPoolExecutor(len(identities)) as pool:
-        list(pool.map(advance, identities, followers))
+    def _advance(self, shop: Workshop, identity: IdentitySettings, follower: Follower) -> None:
+        def enough() -> bool:
+            return self.stopping.is_set() or follower.code is not None
+
+        recorder = Recorder(self.store, tell=lambda _: self.happened.set())
+        reconciler = Reconciler(shop.build(identity), recorder, enough)
+        while not enough():
+            delay = reconciler.advance()
+            if follower.kind is None and follower.code is None:
+                follower.code = _rest(recorder.statuses[identity.name])
+            self.happened.set()
+            while not enough() and delay > 0:
+                self.stopping.wait(min(delay, POLL))
+                delay -= POLL
+
+
+def _open(followers: Iterable[Follower]) -> bool:
+    return any(one.code is None for one in followers)
 
 
 def _rest(status: Status) -> int | None:
