@@ -27,7 +27,10 @@ soak: $(VENV)/.test ## the long proofs, for MINUTES (30 if left out)
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 bench: $(VENV)/.test ## the figures, beside their references, in one table
-	@$(BIN)/python tests/bench.py
+	@test -x .cache/plain/bin/rekeyd || { $(PYTHON) -m venv .cache/plain; \
+		.cache/plain/bin/python -m pip install --quiet --require-hashes -r deploy/lock/demo.txt; \
+		.cache/plain/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .; }
+	@$(BIN)/python tests/bench.py .cache/plain/bin/python
 
 check: $(VENV)/.test ## lint, types, floors, dependencies, docs
 	@$(BIN)/ruff format --check --quiet daemon tests

@@ -20,6 +20,7 @@ from pathlib import Path
 import boto3
 from botocore.exceptions import ClientError
 
+import processes
 from conftest import Configuration
 from fronts import Fronts
 from processes import Daemon, EmbeddedAws, running
@@ -28,9 +29,12 @@ RUNS = int(os.environ.get("BENCH_RUNS", "9"))
 ROTATIONS = int(os.environ.get("BENCH_ROTATIONS", "50"))
 IDLE_SECONDS = 30
 DELAY = 1.5
-"""Seconds until a front knows a new key for good: ten times less than AWS's, to see 50 rotations."""
+"""Seconds until a front knows a new key for good: ten times less than AWS's."""
 
-BIN = Path(sys.executable).parent
+PYTHON = sys.argv[1] if len(sys.argv) > 1 else sys.executable
+"""Of an environment with rekeyd and nothing else: test tools make imports slower."""
+
+REKEYD = str(Path(PYTHON).parent / "rekeyd")
 
 IAM_CLIENT = "import boto3; boto3.client('iam', region_name='us-east-1')"
 
@@ -47,14 +51,16 @@ def look():
     return iam.list_access_keys(UserName=user)["AccessKeyMetadata"]
 client("sts").get_caller_identity()
 def probe(pair):
-    more = dict(aws_access_key_id=pair["AccessKeyId"], aws_secret_access_key=pair["SecretAccessKey"])
+    more = dict(aws_access_key_id=pair["AccessKeyId"],
+                aws_secret_access_key=pair["SecretAccessKey"])
     client("sts", **more).get_caller_identity()
     s3 = client("s3", **more)
     s3.put_object(Bucket=bucket, Key="probe", Body=b"x")
     s3.get_object(Bucket=bucket, Key="probe")["Body"].read()
     s3.delete_object(Bucket=bucket, Key="probe")
 look(); look()
-pair = client("iam", config=Config(retries={"total_max_attempts": 1})).create_access_key(UserName=user)["AccessKey"]
+once = client("iam", config=Config(retries={"total_max_attempts": 1}))
+pair = once.create_access_key(UserName=user)["AccessKey"]
 look()
 for _ in range(3):
     probe(pair)
@@ -94,12 +100,12 @@ def credentials(_: EmbeddedAws, folder: Path) -> list[Row]:
     pair = folder / "pair.json"
     pair.write_text('{"Version": 1, "AccessKeyId": "AKIAX", "SecretAccessKey": "x"}')
     pair.chmod(0o600)
-    ours = [str(BIN / "rekeyd"), "credentials", str(pair)]
+    ours = [REKEYD, "credentials", str(pair)]
     return [
         _ratio(
             "`rekeyd credentials`, whole process",
             ours,
-            [sys.executable, "-c", "import json"],
+            [PYTHON, "-c", "import json"],
             1.5,
             3,
         )
@@ -110,9 +116,7 @@ def start(aws: EmbeddedAws, folder: Path) -> list[Row]:
     """From the start of the process to READY=1, against a script that only has an IAM client."""
     _prepare(aws)
     config = Configuration(folder, aws.endpoint)(verify=["sts"])
-    pairs = []
-    for _ in range(RUNS + 1):
-        pairs.append((_until_ready(config), _seconds([sys.executable, "-c", IAM_CLIENT])))
+    pairs = [(_until_ready(config), _seconds([PYTHON, "-c", IAM_CLIENT])) for _ in range(RUNS + 1)]
     return [_row("`rekeyd run`, start to READY", pairs[1:], 1.5, "boto3 and an IAM client")]
 
 
@@ -128,11 +132,9 @@ def rotate(aws: EmbeddedAws, folder: Path) -> list[Row]:
         config = Configuration(place, aws.endpoint)(
             policy={"name": "S3BackupPolicy", "bucket": "backup-bucket"}
         )
-        ours = _seconds([str(BIN / "rekeyd"), "-c", str(config), "rotate"])
+        ours = _seconds([REKEYD, "-c", str(config), "rotate"])
         _prepare(aws)
-        theirs = _seconds(
-            [sys.executable, str(script), aws.endpoint, "backup-bucket", str(place / "out")]
-        )
+        theirs = _seconds([PYTHON, str(script), aws.endpoint, "backup-bucket", str(place / "out")])
         pairs.append((ours, theirs))
     return [_row("`rekeyd rotate`, whole process", pairs[1:], 1.3, "bare boto3, same calls")]
 
@@ -153,7 +155,7 @@ def at_rest(aws: EmbeddedAws, folder: Path) -> list[Row]:
         share = (_cpu(daemon) - before) / IDLE_SECONDS
         daemon.stop()
     alone = subprocess.run(
-        [sys.executable, "-c", IAM_CLIENT + "; print(open('/proc/self/status').read())"],
+        [PYTHON, "-c", IAM_CLIENT + "; print(open('/proc/self/status').read())"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     return [
@@ -168,7 +170,7 @@ def at_rest(aws: EmbeddedAws, folder: Path) -> list[Row]:
 
 
 def lost_requests(aws: EmbeddedAws, folder: Path) -> list[Row]:
-    """A client that re-reads the sink before each call, through rotations with propagation delay."""
+    """A client that re-reads the sink before each call, while new keys are known late."""
     _prepare(aws)
     fronts = Fronts(aws.port, DELAY)
     configuration = Configuration(folder, fronts.endpoint)
@@ -300,7 +302,7 @@ def _cpu(daemon: Daemon) -> float:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
+    processes.PROGRAM[:] = [PYTHON, "-m", "rekeyd"]
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ |= {

@@ -23,7 +23,7 @@ MADE = re.compile(rb"<AccessKeyId>([A-Z0-9]+)</AccessKeyId>")
 
 
 class Fronts(Proxy):
-    """A proxy that refuses keys which are too young, Inactive or deleted, for each service apart."""
+    """A proxy that refuses keys which are too young, Inactive or deleted, each service apart."""
 
     def __init__(self, port: int, delay: float, seed: int = 1) -> None:
         self.delay = delay

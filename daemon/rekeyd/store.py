@@ -1,7 +1,7 @@
 """Custody on disk: one SQLite file in the state folder, durable before the next effect.
 
-A write-ahead log with `synchronous=FULL` keeps every commit through a power failure (SQLite, "PRAGMA
-synchronous"; NORMAL would not) for one flush each, and readers never wait for the writer.
+A write-ahead log with `synchronous=FULL` keeps every commit through a power failure (SQLite,
+"PRAGMA synchronous"; NORMAL would not) for one flush each, and readers never wait for the writer.
 """
 
 import fcntl

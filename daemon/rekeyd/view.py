@@ -134,8 +134,8 @@ def sentence(step: Step) -> str:
 def _keys(s: Snapshot) -> list[KeyStatus]:
     found = []
     ours = {pair.key_id: pair for pair in s.custody.pairs}
-    delivered = [p for p in s.custody.pairs if p.current and not p.given_up]
-    current = max(delivered, key=lambda p: p.minted, default=None)
+    delivered = [None, *(p for p in s.custody.pairs if p.current and not p.given_up)]
+    current = delivered[-1]
     for key in s.keys:
         pair = ours.get(key.id)
         if key.id in s.custody.gone or (pair and pair.deleted):
