@@ -30,7 +30,7 @@ def test_every_sink_is_in_the_readme_and_in_the_table_of_settings(kind):
 
 
 def test_every_metric_is_explained():
-    told = (TOP / "deploy/README.md").read_text()
+    told = (TOP / "README.md").read_text()
     named = {m.name for m in Metrics("0").registry.collect() if m.name.startswith("rekeyd_")}
     assert named
     assert {name for name in named if name not in told} == set()
