@@ -1,0 +1,195 @@
+"""What `deploy/` ships is read as its users' programs read it, and names only what there is."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import promql_parser
+import pytest
+import yaml
+
+from rekeyd.commands import provisioning
+from rekeyd.config import load
+from rekeyd.metrics import Metrics
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+RULES = DEPLOY / "prometheus/rekeyd.rules.yml"
+DASHBOARD = json.loads((DEPLOY / "grafana/rekeyd.json").read_text())
+OVERLAYS = ("single", "cronjob")
+STRANGERS = {"up", "ALERTS", "process_resident_memory_bytes"}
+"""What the rules and the dashboard take from Prometheus and its client library."""
+
+
+def rules(kind: str) -> dict[str, dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text())["groups"]
+    return {rule[kind]: rule for group in groups for rule in group["rules"] if kind in rule}
+
+
+def in_plain_promql(query: str) -> str:
+    return query.replace("$__rate_interval", "1m").replace("$__interval", "1m")
+
+
+def dashboard_queries() -> list[str]:
+    found = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    found += [annotation["expr"] for annotation in DASHBOARD["annotations"]["list"]]
+    return [in_plain_promql(query) for query in found]
+
+
+def rule_queries() -> list[str]:
+    return [rule["expr"] for kind in ("record", "alert") for rule in rules(kind).values()]
+
+
+def known_names() -> set[str]:
+    """Every name that Prometheus sees: those of rekeyd, and those that the rules record."""
+    metrics = Metrics("1")
+    metrics.show(list)
+    families = list(metrics.registry.collect())
+    endings = ("", "_total", "_bucket", "_count", "_sum", "_info")
+    return {family.name + end for family in families for end in endings} | rules("record").keys()
+
+
+def selected_names(query: str) -> set[str]:
+    return set(re.findall(r"\b(?:[a-z]+:)?rekeyd_\w+(?::\w+)?", query))
+
+
+@pytest.mark.parametrize("query", [*rule_queries(), *dashboard_queries()])
+def test_a_query_is_promql_over_metrics_that_exist(query: str) -> None:
+    promql_parser.parse(query)
+    assert selected_names(query) - known_names() == set()
+    assert selected_names(query) or any(name in query for name in STRANGERS)
+
+
+@pytest.mark.parametrize("alert", rules("alert"))
+def test_an_alert_says_how_bad_it_is_and_what_to_do(alert: str) -> None:
+    rule = rules("alert")[alert]
+    assert rule["labels"]["severity"] in {"critical", "warning"}
+    assert rule["annotations"].keys() == {"summary", "description", "runbook_url"}
+    page, _, section = rule["annotations"]["runbook_url"].partition("#")
+    assert section == alert.lower()
+    assert f"\n### {alert}\n" in (ROOT / page).read_text()
+
+
+@pytest.mark.parametrize("alert", rules("alert"))
+def test_an_alert_has_a_case_that_fires_and_one_that_is_quiet(alert: str) -> None:
+    cases = yaml.safe_load(RULES.with_suffix(".test.yml").read_text())["tests"]
+    expected = [
+        bool(case["exp_alerts"])
+        for test in cases
+        for case in test.get("alert_rule_test", ())
+        if case["alertname"] == alert
+    ]
+    assert set(expected) == {True, False}
+
+
+def test_panels_of_the_dashboard_do_not_overlap() -> None:
+    cells = [
+        (x, y)
+        for panel in DASHBOARD["panels"]
+        for grid in [panel["gridPos"]]
+        for x in range(grid["x"], grid["x"] + grid["w"])
+        for y in range(grid["y"], grid["y"] + grid["h"])
+    ]
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < 24
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+@pytest.mark.parametrize("party", ["rotator", "provisioner", "backup"])
+def test_the_policies_are_those_that_rekeyd_prints(party: str, capsys: Any) -> None:
+    provisioning.policy(load(ROOT / "config/rekeyd.full.yaml"), party)
+    assert capsys.readouterr().out == (DEPLOY / f"iam/{party}.json").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOY.rglob("*.y*ml")), ids=lambda path: path.name)
+def test_every_file_is_yaml(path: Path) -> None:
+    assert all(yaml.safe_load_all(path.read_text()))
+
+
+def resources(folder: Path) -> list[dict[str, Any]]:
+    """Read what a kustomization names, and what those it builds on name."""
+    found = []
+    for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]:
+        path = folder / name
+        found += resources(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
+    return found
+
+
+def validate(documents: list[dict[str, Any]]) -> None:
+    version = kubernetes_validate.latest_version()
+    for document in documents:
+        if document["apiVersion"] != "monitoring.coreos.com/v1":  # Kubernetes does not know it
+            kubernetes_validate.validate(document, version, strict=True)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kubernetes_takes_every_resource(overlay: str) -> None:
+    validate(resources(DEPLOY / "kubernetes/overlays" / overlay))
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl here")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomize_renders_what_kubernetes_takes(overlay: str) -> None:
+    folder = DEPLOY / "kubernetes/overlays" / overlay
+    done = subprocess.run(
+        ["kubectl", "kustomize", folder], capture_output=True, text=True, check=True, timeout=60
+    )
+    rendered = list(yaml.safe_load_all(done.stdout))
+    validate(rendered)
+    assert [one["kind"] for one in rendered].count("ConfigMap") == 1
+    spec = pod(rendered)
+    assert spec["containers"][0]["image"].startswith("registry.example.com/rekeyd:")
+    made = next(one["metadata"]["name"] for one in rendered if one["kind"] == "ConfigMap")
+    assert made in [volume.get("configMap", {}).get("name") for volume in spec["volumes"]]
+
+
+def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    workload = next(one for one in documents if one["kind"] in {"StatefulSet", "CronJob"})
+    spec = workload["spec"]
+    template = (
+        spec["jobTemplate"]["spec"]["template"] if "jobTemplate" in spec else spec["template"]
+    )
+    return template["spec"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_pod_is_as_restricted_as_its_namespace_demands(overlay: str) -> None:
+    """Kubernetes, "Pod Security Standards": the profile `restricted`, and a read-only root."""
+    documents = resources(DEPLOY / "kubernetes/overlays" / overlay)
+    namespace = next(one for one in documents if one["kind"] == "Namespace")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    spec = pod(documents)
+    assert spec["securityContext"]["runAsNonRoot"]
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert {*spec} & {"hostNetwork", "hostPID", "hostIPC"} == set()
+    (container,) = spec["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    kinds = {key for volume in spec["volumes"] for key in volume if key != "name"}
+    assert kinds <= {"configMap", "secret", "persistentVolumeClaim"}
+
+
+def test_rbac_names_the_secrets_that_the_configuration_fills() -> None:
+    settings = load(DEPLOY / "kubernetes/base/rekeyd.yaml")
+    filled = {
+        (sink.namespace, sink.secret_name)
+        for identity in settings.identities
+        for sink in identity.sinks
+        if sink.type == "kubernetes_secret"
+    }
+    roles = [one for one in resources(DEPLOY / "kubernetes/base") if one["kind"] == "Role"]
+    granted = {
+        (role["metadata"]["namespace"], name)
+        for role in roles
+        for rule in role["rules"]
+        for name in rule["resourceNames"]
+    }
+    assert granted == filled
+    assert all(rule["verbs"] == ["get", "patch"] for role in roles for rule in role["rules"])
