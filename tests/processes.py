@@ -133,6 +133,7 @@ class Proxy:
     def __init__(self, port: int) -> None:
         self.rules: dict[str, Rule] = {}
         self.lost: set[str] = set()
+        self.timeless = False
         self.calls: list[str] = []
         proxy = self
 
@@ -184,6 +185,7 @@ class Proxy:
 
     def mend(self) -> None:
         self.rules.clear()
+        self.timeless = False
         self.lost.clear()
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bytes, port: int) -> None:
@@ -203,7 +205,7 @@ class Proxy:
         handler.send_response_only(status)
         for name, value in headers:
             if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
-                handler.send_header(name, value)
+                handler.send_header("X-" * (self.timeless and name == "Date") + name, value)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         if handler.command != "HEAD":

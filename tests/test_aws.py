@@ -1,0 +1,171 @@
+"""IAM for one user, and the pair as its consumer uses it, against an embedded AWS."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rekeyd.aws import Account, AwsConsumer, AwsIam, probe_key
+from rekeyd.config import AwsSettings
+from rekeyd.errors import Gone, Misconfigured, Propagating, Refused, Transient, Unanswered
+from rekeyd.secret import AccessPair, Secret
+
+NOBODY = AccessPair("AKIAIOSFODNN7EXAMPLE", Secret("no secret of anybody"))
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+@pytest.fixture
+def account(proxy, calls):
+    settings = AwsSettings(region="us-east-1", endpoint_url=proxy.endpoint)
+    return Account(settings, lambda *call: calls.append(call[:3]))
+
+
+@pytest.fixture
+def iam(account):
+    return AwsIam(account, "backup_user")
+
+
+def consumer(account, services=("sts", "s3"), user="backup_user", bucket="backup-bucket"):
+    return AwsConsumer(account, user, bucket, probe_key("backup_user", "hosts/"), list(services))
+
+
+def test_a_key_from_its_mint_to_its_deletion(aws, iam):
+    new = iam.create_key()
+    name = new.pair.key_id
+
+    listing = iam.list_keys()
+    assert [(key.id, key.active, key.created) for key in listing.keys] == [
+        (name, True, new.created)
+    ]
+    assert abs(listing.now - datetime.now(UTC)) < timedelta(seconds=10)
+    assert iam.last_used(name) is None
+    iam.set_active(name, False)
+    assert aws.keys() == {name: "Inactive"}
+    iam.set_active(name, True)
+    assert aws.keys() == {name: "Active"}
+    iam.delete_key(name)
+    assert abs(iam.delete_key(name) - datetime.now(UTC)) < timedelta(seconds=10)
+    assert aws.keys() == {}
+
+
+def test_what_does_not_exist_is_gone(aws, iam, account):
+    with pytest.raises(Gone):
+        iam.set_active("AKIAIOSFODNN7EXAMPLE", False)
+    assert iam.user_id() == aws.iam.get_user(UserName="backup_user")["User"]["UserId"]
+    assert AwsIam(account, "nobody").user_id() is None
+
+
+def test_a_mint_is_sent_once(proxy, iam):
+    proxy.fail("CreateAccessKey", "ServiceUnavailable", 503)
+    with pytest.raises(Unanswered):
+        iam.create_key()
+    proxy.mend()
+    proxy.lost.add("CreateAccessKey")
+    with pytest.raises(Unanswered):
+        iam.create_key()
+
+    assert proxy.calls.count("CreateAccessKey") == 2
+
+
+def test_a_mint_whose_answer_lacks_the_secret_was_not_answered(proxy, iam):
+    proxy.reply("CreateAccessKey", ANSWER)
+
+    with pytest.raises(Unanswered, match="IAM's answer was incomplete"):
+        iam.create_key()
+
+
+ANSWER = """<CreateAccessKeyResponse xmlns="https://iam.amazonaws.com/doc/2010-05-08/">
+<CreateAccessKeyResult><AccessKey><AccessKeyId>AKIA1</AccessKeyId></AccessKey>
+</CreateAccessKeyResult></CreateAccessKeyResponse>"""
+
+
+def test_a_store_that_tells_no_time_is_not_trusted(proxy, iam):
+    proxy.timeless = True
+
+    with pytest.raises(Refused, match="tells no time") as refused:
+        iam.list_keys()
+    assert refused.value.reason == "clock"
+
+
+def test_a_pair_is_used_as_a_backup_would(aws, iam, account, calls):
+    pair = iam.create_key().pair
+
+    consumer(account).probe(pair)
+
+    used = [(service, operation) for service, operation, code in calls if code == "OK"]
+    assert used == [
+        ("iam", "CreateAccessKey"),
+        ("sts", "GetCallerIdentity"),
+        ("s3", "PutObject"),
+        ("s3", "GetObject"),
+        ("s3", "DeleteObject"),
+    ]
+    assert "Contents" not in aws.s3.list_objects_v2(Bucket="backup-bucket")
+
+
+def test_a_pair_that_aws_does_not_know_yet_is_new_and_not_wrong(aws, account, calls):
+    aws.enforce()
+
+    for service in ("sts", "s3"):
+        with pytest.raises(Propagating, match="AWS does not accept …MPLE"):
+            consumer(account, [service]).probe(NOBODY)
+    assert {code for _, _, code in calls} == {"InvalidClientTokenId", "InvalidAccessKeyId"}
+    assert account.renewals == 0
+
+
+def test_a_pair_of_another_user_is_refused(account, iam):
+    pair = iam.create_key().pair
+
+    with pytest.raises(Refused, match="belongs to another user") as refused:
+        consumer(account, ["sts"], user="user").probe(pair)
+    assert refused.value.reason == "wrong_user"
+
+
+def test_a_bucket_that_is_missing_is_named(account, iam):
+    pair = iam.create_key().pair
+
+    with pytest.raises(Gone, match="nowhere"):
+        consumer(account, ["s3"], bucket="nowhere").probe(pair)
+
+
+def test_an_object_that_comes_back_otherwise_proves_nothing(account, iam, proxy):
+    pair = iam.create_key().pair
+    proxy.reply("GET", "what was there before")
+
+    with pytest.raises(Transient, match="was not read as it was written"):
+        consumer(account, ["s3"]).probe(pair)
+
+
+def test_a_role_is_assumed_with_its_external_id(aws, proxy, calls):
+    trust = '{"Version": "2012-10-17", "Statement": []}'
+    role = aws.iam.create_role(RoleName="Rotator", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    settings = AwsSettings(
+        region="us-east-1",
+        role_arn=role,
+        external_id="backup-7f3a",
+        endpoint_url=proxy.endpoint,
+        endpoint_url_iam=aws.endpoint,
+    )
+    account = Account(settings, lambda *call: calls.append(call))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_STS", proxy.endpoint)
+        assert account.caller().endswith(":assumed-role/Rotator/rekeyd")
+    assert "AssumeRole" in proxy.calls
+    assert AwsIam(account, "backup_user").user_id()
+    assert "GetUser" not in proxy.calls
+
+
+def test_a_profile_that_is_not_there_is_a_mistake(aws):
+    account = Account(AwsSettings(profile="nobody"), lambda *_: None)
+
+    with pytest.raises(Misconfigured, match="ProfileNotFound"):
+        account.client("iam")
+
+
+def test_the_probe_lies_in_the_folder_that_the_policy_allows():
+    assert probe_key("backup_user", None) == ".rekeyd/probe-backup_user"
+    assert probe_key("backup_user", "hosts/db1") == "hosts/db1/.rekeyd/probe-backup_user"

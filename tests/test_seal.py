@@ -1,0 +1,113 @@
+"""Secrets at rest: bound to their pair, and to a key that only its owner can read."""
+
+import base64
+import os
+
+import pytest
+
+from rekeyd.errors import Misconfigured
+from rekeyd.seal import KeySealer, make_key, open_sealer, read_key
+from rekeyd.secret import AccessPair, Secret
+
+KEY = bytes(range(32))
+PAIR = AccessPair("AKIA1", Secret("the secret of a pair"))
+
+
+def write(path, content, mode=0o600):
+    path.touch()
+    path.chmod(mode)
+    path.write_bytes(content)
+    return path
+
+
+def no_kms():
+    raise AssertionError("KMS was not asked for")
+
+
+def test_a_secret_is_opened_with_what_it_was_sealed_with():
+    sealer = KeySealer(KEY, "the key")
+    sealed = sealer.seal("backup_user", PAIR)
+
+    assert sealer.unseal("backup_user", "AKIA1", sealed).reveal() == "the secret of a pair"
+    assert sealed != sealer.seal("backup_user", PAIR)
+    assert b"secret" not in base64.b64decode(sealed)
+
+
+@pytest.mark.parametrize(
+    ("identity", "key_id", "key"),
+    [
+        ("another_user", "AKIA1", KEY),
+        ("backup_user", "AKIA2", KEY),
+        ("backup_user", "AKIA1", bytes(32)),
+    ],
+)
+def test_a_secret_moved_elsewhere_does_not_open(identity, key_id, key):
+    sealed = KeySealer(KEY, "the key").seal("backup_user", PAIR)
+
+    with pytest.raises(Misconfigured, match="does not open what the state holds"):
+        KeySealer(key, "the key").unseal(identity, key_id, sealed)
+
+
+@pytest.mark.parametrize("sealed", ["", "no base64", "AAAA"])
+def test_what_is_no_sealed_secret_does_not_open(sealed):
+    with pytest.raises(Misconfigured):
+        KeySealer(KEY, "the key").unseal("backup_user", "AKIA1", sealed)
+
+
+@pytest.mark.parametrize("content", [KEY, base64.b64encode(KEY), base64.b64encode(KEY) + b"\n"])
+def test_a_key_is_raw_or_base64(tmp_path, content):
+    assert read_key(write(tmp_path / "key", content)) == KEY
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "problem"),
+    [
+        (KEY, 0o640, "is open to others"),
+        (KEY + b"\n", 0o600, "is not 32 bytes"),
+        (b"", 0o600, "is not 32 bytes"),
+    ],
+)
+def test_another_file_is_no_key(tmp_path, content, mode, problem):
+    with pytest.raises(Misconfigured, match=problem) as error:
+        read_key(write(tmp_path / "key", content, mode))
+    assert "chmod 600" in error.value.do
+
+
+def test_a_key_that_is_not_there_or_is_a_folder(tmp_path):
+    with pytest.raises(Misconfigured, match="does not exist"):
+        read_key(tmp_path / "key")
+    with pytest.raises(Misconfigured, match="cannot be read: Is a directory"):
+        read_key(tmp_path)
+
+
+def test_a_key_is_made_once(tmp_path):
+    made = make_key(tmp_path / "key")
+
+    assert len(made) == 32
+    assert make_key(tmp_path / "key") == made
+    with pytest.raises(Misconfigured, match="cannot be made"):
+        make_key(tmp_path / "nowhere" / "key")
+
+
+def test_systemd_passes_a_key_as_a_credential(tmp_path, monkeypatch):
+    write(tmp_path / "seal", KEY, 0o440)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    sealed = open_sealer("credential:seal", no_kms).seal("backup_user", PAIR)
+
+    assert (
+        KeySealer(KEY, "").unseal("backup_user", "AKIA1", sealed).reveal() == PAIR.secret.reveal()
+    )
+
+
+def test_without_systemd_there_are_no_credentials(monkeypatch):
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+
+    with pytest.raises(Misconfigured, match="needs systemd"):
+        open_sealer("credential:seal", no_kms)
+
+
+def test_a_file_is_a_key_of_its_own(tmp_path):
+    path = write(tmp_path / "key", os.urandom(32))
+    sealed = open_sealer(f"file:{path}", no_kms).seal("backup_user", PAIR)
+
+    assert open_sealer(f"file:{path}", no_kms).unseal("backup_user", "AKIA1", sealed)

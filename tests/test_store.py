@@ -1,0 +1,174 @@
+"""Custody on disk: what is saved is there, whoever looks, and nobody else may look."""
+
+import sqlite3
+import stat
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rekeyd import store as module
+from rekeyd.errors import Misconfigured, Refused, Transient
+from rekeyd.model import Custody, Intent, Pair, Request
+from rekeyd.ports import Event
+from rekeyd.steps import Hold
+from rekeyd.store import Store
+from rekeyd.view import KeyStatus, SinkStatus, Status
+
+NOW = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
+FULL = Custody(
+    user_id="AIDA1",
+    intent=Intent(NOW, frozenset({"AKIA1", "AKIA2"})),
+    pairs=(
+        Pair(key_id="AKIA1", minted=NOW, sealed="…", fingerprint="f", delivered={"a sink": NOW}),
+        Pair(key_id="AKIA2", minted=NOW + timedelta(seconds=1), adopted=True, revoked=NOW),
+    ),
+    asked=NOW,
+    ledger={"a sink": "AKIA1", "another": ""},
+    gone=("AKIA0",),
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def store(folder):
+    opened = Store(folder)
+    yield opened
+    opened.close()
+
+
+def test_an_identity_never_seen_has_an_empty_custody(store):
+    assert store.load("backup_user") == Custody()
+
+
+def test_custody_outlives_the_process(store, folder):
+    store.save("backup_user", Custody(user_id="AIDA0"))
+    store.save("backup_user", FULL)
+    store.close()
+
+    again = Store(folder)
+    assert again.load("backup_user") == FULL
+    again.close()
+
+
+def test_only_the_owner_may_read_it(store, folder):
+    store.lock()
+
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert modes == {0o600}
+
+
+def test_a_save_that_fails_changes_nothing(store):
+    store.save("backup_user", FULL)
+
+    with pytest.raises(RuntimeError), store._transaction() as connection:
+        connection.execute("delete from custody")
+        raise RuntimeError
+
+    assert store.load("backup_user") == FULL
+
+
+def test_one_process_at_a_time_acts_on_it(store, folder):
+    second = Store(folder)
+
+    assert store.holder() == "?"
+    assert store.lock()
+    assert not second.lock()
+    assert second.holder().isdigit()
+    store.close()
+    assert second.lock()
+    second.close()
+
+
+def test_requests_are_kept_until_they_are_settled(store):
+    first = store.ask("backup_user", Request("rotate"))
+    second = store.ask("backup_user", Request("adopt", "AKIA9"))
+
+    assert store.waiting() == {"backup_user": second}
+    store.settle("backup_user", first, Custody(user_id="AIDA1"))
+    assert store.requests("backup_user") == [(second, Request("adopt", "AKIA9"))]
+    store.settle("backup_user", second, None)
+    assert store.waiting() == {}
+    assert store.load("backup_user") == Custody(user_id="AIDA1")
+
+
+def test_history_is_told_in_order_and_kept_within_bounds(store, monkeypatch):
+    monkeypatch.setattr(module, "KEPT", 5)
+    for number in range(8):
+        name = "one" if number % 2 else "two"
+        store.log(Event(NOW, name, "mint", "mint", "done", str(number)))
+
+    assert [event.detail for _, event in store.history()] == ["3", "4", "5", "6", "7"]
+    assert [event.detail for _, event in store.history("one")] == ["3", "5", "7"]
+    assert store.history(after=store.latest()) == []
+    assert store.history("one")[0][1].at == NOW
+
+
+def test_the_last_status_is_kept_whole(store):
+    key = KeyStatus("…0001", "current", True, NOW, None, NOW, NOW, None)
+    status = Status(
+        identity="backup_user",
+        at=NOW,
+        stage="on hold",
+        rule="guard",
+        message="no",
+        hold=Hold("root", "is root", "do not"),
+        keys=(key,),
+        sinks=(SinkStatus("a sink", True, None),),
+    )
+
+    store.publish(status)
+
+    assert store.published() == {"backup_user": status}
+
+
+def test_a_link_in_place_of_the_state_is_refused(folder, tmp_path):
+    folder.mkdir()
+    (folder / "rekeyd.sqlite").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(Misconfigured, match="cannot be used: Too many levels"):
+        Store(folder)
+
+
+def test_a_file_in_place_of_the_folder_is_refused(folder):
+    folder.write_text("")
+
+    with pytest.raises(Misconfigured, match="state cannot be used: File exists"):
+        Store(folder)
+
+
+def test_damaged_custody_is_never_guessed_at(store, folder):
+    store.save("backup_user", FULL)
+    with sqlite3.connect(folder / "rekeyd.sqlite") as other:
+        other.execute("update custody set document = replace(document, 'AIDA1', 'AIDA2')")
+    other.close()
+
+    with pytest.raises(Refused, match="is damaged") as refused:
+        store.load("backup_user")
+    assert refused.value.reason == "state"
+
+
+def test_a_file_that_is_damaged_is_refused_at_its_first_use(store, folder):
+    store.save("backup_user", FULL)
+    store.close()
+    file = folder / "rekeyd.sqlite"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:4096] + b"x" * (len(whole) - 4096))
+
+    damaged = Store(folder)
+    with pytest.raises(Refused, match="is damaged"):
+        damaged.load("backup_user")
+    damaged.close()
+
+
+def test_a_disk_that_cannot_be_written_is_a_bad_day_and_no_more(store):
+    store._connection.execute("pragma query_only = on")
+
+    with pytest.raises(Transient, match="cannot be written or read now"):
+        store.save("backup_user", FULL)
+    store.log(Event(NOW, "backup_user", "mint", "mint", "done"))
+    assert store.history() == []
