@@ -110,7 +110,9 @@ TEXT
 }
 
 uninstall_all() {
-    run systemctl disable --quiet --now rekeyd.service rekeyd-rotate-due.timer
+    if [ -e "$UNITS/rekeyd.service" ]; then
+        run systemctl disable --quiet --now rekeyd.service rekeyd-rotate-due.timer
+    fi
     for unit in $UNIT_FILES; do
         run rm -f "$UNITS/$unit"
     done
