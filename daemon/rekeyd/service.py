@@ -254,10 +254,11 @@ class Service:
 
     def _loop(self, wakeup: socket.socket) -> None:
         interval = sd.watchdog_interval()
+        nap = min(1.0, interval or 1.0)
         next_ping = next_write = time.monotonic()
         drift = time.time() - time.monotonic()
         while not self.stopping.is_set():
-            if select.select([wakeup], [], [], 1.0)[0]:
+            if select.select([wakeup], [], [], nap)[0]:
                 for number in dict.fromkeys(wakeup.recv(4096)):
                     self._on_signal(signal.Signals(number))
             now = time.monotonic()
