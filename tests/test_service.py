@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from processes import LONG_ENOUGH, running
+from rekeyd.errors import Transient
+from rekeyd.service import Runner, Service
 
 QUICK = {"every": "6s", "overlap": "1s", "grace": "1s", "settle": "1s"}
 KEPT = {"every": "30d", "overlap": "1h", "grace": "1h", "settle": "1s"}
@@ -95,7 +98,7 @@ def test_ten_signals_at_once_lose_nothing(rekeyd, config):
         daemon.expect("ready")
         daemon.signal(*[signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1] * 3, signal.SIGUSR2)
         daemon.expect("request", kind="rotate")
-        daemon.expect("rotated")
+        daemon.expect("record", rule="deliver")
         assert {"status", "reloaded", "signal"} <= {event["event"] for event in daemon.events}
         assert daemon.stop() == 0
 
@@ -213,10 +216,94 @@ def test_systemd_is_told_of_each_turn(config):
         reloading = told("RELOADING=1")
         assert before <= int(reloading[1].removeprefix("MONOTONIC_USEC=")) <= before + 10_000_000
         assert told("READY=1")
-        assert told("WATCHDOG=1")
+        began = time.monotonic()
+        assert all(told("WATCHDOG=1") for _ in range(8))
+        assert time.monotonic() - began < 4, "each within half of its 0.4 s, and a busy machine"
         daemon.signal(signal.SIGTERM)
         assert told("STOPPING=1")
         assert daemon.ended() == 0
+
+
+# Its parts, in this process
+
+
+@pytest.fixture
+def service(config):
+    built = Service(config.path)
+    yield built
+    built.store.close()
+
+
+def test_a_worker_that_hangs_and_a_scheduler_that_is_dead_are_told(service, monkeypatch):
+    service._apply(service.settings)
+    assert service.ready() == []
+    service._runners["backup_user"].running = True
+    monkeypatch.setattr("rekeyd.service.HUNG", -1.0)
+    monkeypatch.setattr("rekeyd.service.BEAT", -1.0)
+
+    assert service.healthy() == ["backup_user: no progress for -1 s", "the scheduler does not run"]
+
+
+def test_a_state_that_cannot_be_written_is_told_once_until_it_can(service):
+    service.store._connection.execute("pragma query_only = on")
+    with capture_logs() as logs:
+        service._try_store()
+        service._try_store()
+    assert [log["event"] for log in logs] == ["state"]
+    assert "cannot be written" in service.ready()[0]
+    assert service.healthy() == []
+
+    service.store._connection.execute("pragma query_only = off")
+    service._try_store()
+    assert service.ready() == []
+
+
+def test_a_request_that_cannot_be_kept_is_told(service):
+    service._apply(service.settings)
+    service.store._connection.execute("pragma query_only = on")
+
+    with capture_logs() as logs:
+        service._rotate_all()
+
+    assert [log["event"] for log in logs] == ["signal", "request"]
+
+
+def test_a_state_that_cannot_be_read_is_told(service, monkeypatch):
+    def unreadable():
+        raise Transient("the state cannot be read now")
+
+    monkeypatch.setattr(service.store, "waiting", unreadable)
+
+    service._take_requests()
+
+    assert service.ready() == ["the state cannot be read now"]
+
+
+def test_a_clock_that_jumps_sets_every_timer_anew(service):
+    service.scheduler.add_job(service._beat, "interval", seconds=5, id="beat")
+    service._apply(service.settings)
+
+    with capture_logs() as logs:
+        service._on_clock_jump()
+
+    assert [log["event"] for log in logs] == ["clock"]
+    jobs = [job.id for job in service.scheduler.get_jobs()]
+    assert sorted(job.partition("/")[0] for job in jobs) == ["backup_user", "beat"]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("a secret"), Transient("no profile")])
+def test_a_fault_ends_the_care_for_no_identity(service, error):
+    def broken():
+        raise error
+
+    runner = Runner("backup_user", broken, service.recorder, service)
+    runner._run()
+
+    status = service.recorder.statuses["backup_user"]
+    assert status.stage == "failing"
+    assert "a secret" not in status.failing
+    assert [job.id for job in service.scheduler.get_jobs()] == ["backup_user/1"]
+    assert not runner.running
 
 
 # Secrets

@@ -1,0 +1,113 @@
+"""One event a step: in the log, the metrics, the history and the status, and never twice a hold."""
+
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from structlog.testing import capture_logs
+
+from rekeyd.errors import Permanent, Propagating, Refused, Transient
+from rekeyd.metrics import Metrics
+from rekeyd.model import Snapshot, Timing
+from rekeyd.record import Recorder
+from rekeyd.steps import Decision, Hold, Mint, Rest
+from rekeyd.store import Store
+
+NOW = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+WHO = SimpleNamespace(name="backup_user", timing=Timing(lambda at: at + DAY, DAY, DAY, DAY))
+LOOK = Snapshot(now=NOW, user_id="AIDA1")
+HELD = Decision("guard", Hold("root", "signs as root", "do not"))
+RESTING = Decision("rest", Rest(NOW))
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store(tmp_path / "state")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def metrics():
+    return Metrics("test")
+
+
+@pytest.fixture
+def recorder(store, metrics):
+    return Recorder(store, metrics)
+
+
+def steps(store):
+    return [(event.step, event.outcome) for _, event in store.history()]
+
+
+def count(metrics, outcome):
+    labels = {"identity": "backup_user", "outcome": outcome}
+    return metrics.registry.get_sample_value("rekeyd_rotations_total", labels)
+
+
+def test_a_hold_is_told_once_and_again_when_it_is_another(recorder, store):
+    with capture_logs() as logs:
+        recorder.saw(WHO, LOOK, HELD)
+        recorder.saw(WHO, LOOK, HELD)
+        recorder.saw(WHO, LOOK, RESTING)
+        recorder.saw(WHO, LOOK, HELD)
+
+    assert [(log["event"], log["reason"], log["do"]) for log in logs] == [
+        ("hold", "root", "do not")
+    ] * 2
+    assert steps(store) == [("hold", "refused")] * 2
+
+
+def test_a_refusal_is_a_hold_until_the_next_look(recorder, store, metrics):
+    recorder.saw(WHO, LOOK, RESTING)
+    recorder.failed("backup_user", "mint", Refused("no right", "grant it"), 60.0)
+
+    status = recorder.statuses["backup_user"]
+    assert (status.stage, status.hold) == ("on hold", Hold("permission", "no right", "grant it"))
+    assert status.failing == "no right. grant it"
+    assert store.published()["backup_user"] == status
+    assert count(metrics, "failed") == 1
+    recorder.saw(WHO, LOOK, RESTING)
+    assert recorder.statuses["backup_user"].hold is None
+
+
+def test_what_passes_is_failing_and_no_hold(recorder, store):
+    recorder.failed("backup_user", "look", Transient("no network"), 2.0)
+
+    status = recorder.statuses["backup_user"]
+    assert (status.stage, status.hold, status.failing) == ("failing", None, "no network")
+    assert steps(store) == [("look", "retry")]
+
+
+def test_a_key_that_is_not_known_everywhere_yet_is_no_failure(recorder, metrics):
+    recorder.saw(WHO, LOOK, Decision("mint", Mint(frozenset())))
+    with capture_logs() as logs:
+        recorder.failed("backup_user", "verify", Propagating("not yet"), 1.0)
+
+    assert logs[0]["log_level"] == "info"
+    assert recorder.statuses["backup_user"].stage == "minting"
+    assert count(metrics, "failed") is None
+
+
+def test_a_new_pair_everywhere_is_a_rotation(recorder, store, metrics):
+    recorder.rotated("backup_user")
+
+    assert count(metrics, "delivered") == 1
+    assert steps(store) == [("rotated", "done")]
+
+
+def test_a_request_is_told_with_its_refusal(recorder, store):
+    recorder.granted("backup_user", "rotate", None)
+    recorder.granted("backup_user", "rollback", Permanent("no pair", "rotate"))
+
+    assert steps(store) == [("rotate", "done"), ("rollback", "refused")]
+    assert store.history()[-1][1].detail == "no pair; rotate"
+
+
+def test_an_identity_that_was_taken_out_is_forgotten(recorder):
+    recorder.saw(WHO, LOOK, RESTING)
+    recorder.keep({"another"})
+
+    assert recorder.statuses == {}
