@@ -46,6 +46,7 @@ class Recorder:
         self._tell = tell
         self._log = structlog.get_logger("rekeyd")
         self.statuses: dict[str, Status] = store.published()
+        self._decided: dict[str, Decision] = {}
         self.progress: Callable[[str], None] = lambda _: None
 
     def keep(self, names: set[str]) -> None:
@@ -56,6 +57,7 @@ class Recorder:
     def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
         status = describe(who.name, snapshot, decision, who.timing)
         before = self.statuses.get(who.name)
+        self._decided[who.name] = decision
         self._publish(status)
         if status.hold and (before is None or before.hold != status.hold):
             self._event(who.name, decision.rule, "hold", "refused", status.hold.what)
@@ -71,10 +73,12 @@ class Recorder:
 
     def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:
         outcome = "retry" if isinstance(error, Transient) else "refused"
-        self._metrics.step(identity, rule, outcome, 0.0)
+        decided = self._decided.get(identity)
+        step = _name(decided) if decided and decided.rule == rule else rule
+        self._metrics.step(identity, step, outcome, 0.0)
         if rule in ROTATION and not isinstance(error, Propagating):
             self._metrics.rotation(identity, "failed")
-        self._event(identity, rule, rule, outcome, str(error))
+        self._event(identity, rule, step, outcome, str(error))
         level = self._log.info if isinstance(error, Propagating) else self._log.warning
         level(outcome, identity=identity, rule=rule, error=str(error), do=error.do, again_in=retry)
         now = datetime.now(UTC)
