@@ -73,7 +73,7 @@ class ModelCheck:
         world = World(
             sinks=MODELS[model],
             timing=TIMING,
-            delays=Delays.all(10 * MINUTE),
+            delays=Delays(list=10 * MINUTE, sts=4 * MINUTE, s3=8 * MINUTE),
             lag=40 * MINUTE,
         )
         self._explorer = Explorer(world, retry=5 * MINUTE, hold=45 * MINUTE)

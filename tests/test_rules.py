@@ -391,13 +391,11 @@ class TestDeliver:
 
     def test_a_pair_that_is_current_again_is_no_new_rotation(self) -> None:
         before = ago(MINUTE)
-        seen = look(
-            key(NEW, HOUR), pairs=(pair(NEW, HOUR, current=None),), holds=NEW, rotated=before
-        )
+        again = pair(NEW, HOUR, current=None, arrived=before)
+        custody = custody_after(look(key(NEW, HOUR), pairs=(again,), holds=NEW, rotated=before))
 
-        custody = custody_after(seen)
-
-        assert (custody.pairs[0].current, custody.rotated) == (NOW, before)
+        assert (custody.pairs[0].current, custody.pairs[0].arrived) == (NOW, before)
+        assert custody.rotated == before
 
     def test_some_sinks_put_means_going_forward_with_the_same_pair(self) -> None:
         seen = replace(
@@ -549,7 +547,14 @@ class TestRetire:
 
         assert decide(seen).step == Deactivate(NEW)
 
-    def test_but_not_while_a_write_only_sink_may_hold_it(self) -> None:
+    def test_but_not_while_a_sink_holds_it(self) -> None:
+        seen = look(
+            key(NEW, HOUR), key(FOREIGN, DAY), pairs=(pair(NEW, HOUR, given_up=NOW),), holds=NEW
+        )
+
+        assert reason(seen) == "slots_full"
+
+    def test_nor_while_a_write_only_sink_may_hold_it(self) -> None:
         seen = look(
             key(NEW, HOUR), key(FOREIGN, DAY), pairs=(fresh(NEW, HOUR, given_up=NOW),), holds=""
         )
@@ -584,7 +589,7 @@ class TestMint:
             asked=NOW,
         )
 
-        assert not isinstance(decide(seen).step, Mint)
+        assert decide(seen).rule == "rest"
 
     def test_a_slot_that_becomes_free_by_itself_is_waited_for(self) -> None:
         seen = superseded(MINUTE, old={}, listed={})

@@ -110,6 +110,7 @@ class _Keyed:
             ago(pair.refused),
             ago(pair.verified),
             tuple(pair.delivered),
+            ago(pair.arrived),
             ago(pair.current),
             ago(pair.given_up),
             ago(pair.retiring),

@@ -32,9 +32,9 @@ class Checker:
         self.found: list[str] = []
 
     def creating(self) -> None:
-        """S3. Excused: a key that a person made so lately that no listing need show it."""
+        """S3. Excused: a key that a person made so lately that the listing need not show it."""
         truth, delay = self._world.truth, self._world.delays.list
-        known = [k for k in truth.living if k.maker == US or k.created <= truth.now - delay]
+        known = [k for k in truth.living if k.maker == US or k.created <= truth.looked - delay]
         if len(known) >= 2 or len(truth.listed) >= 2:
             self._found(f"S3: a third key is made beside {', '.join(k.id for k in known)}")
         for pair in truth.custody.pairs:
@@ -51,12 +51,23 @@ class Checker:
             self._found(f"S1: {sink} is given a pair that never existed")
         elif key.user_id == truth.user_id and key.status != ACTIVE and self._ended_by_us(key):
             self._found(f"S1: {sink} is given {key.id}, which is {key.status}")
+        self._overwriting(sink)
+
+    def _overwriting(self, sink: str) -> None:
+        """A key that is not ours is never replaced in a sink. Excused: one put there since."""
+        held = self._world.truth.sinks[sink]
+        key = held.pair and self._world.truth.keys.get(held.pair.key_id)
+        if held.noticed and key and key.maker == PERSON and not self._adopted(key):
+            self._found(f"S1: {sink} held {key.id}, which is not ours, and it is overwritten")
 
     def deactivating(self, key: TrueKey) -> None:
         """S1 and S2. Excused: a sink that a person gave this key, unseen since."""
         truth = self._world.truth
         self._touching(key, "deactivated")
-        if key.status != ACTIVE or key.id in truth.revoked:
+        if key.status != ACTIVE:
+            return
+        self._last_one(key)
+        if key.id in truth.revoked:
             return
         for name, sink in truth.sinks.items():
             until = sink.held.get(key.id)
@@ -65,6 +76,18 @@ class Checker:
                     f"S1: {key.id} is deactivated {truth.now - until} after {name} held it, "
                     "and a consumer may still have it in memory"
                 )
+
+    def _last_one(self, key: TrueKey) -> None:
+        """The last key that works stays. Excused: the others ended while every front may lie."""
+        world, truth = self._world, self._world.truth
+        others = [truth.keys[p.key_id] for p in truth.custody.pairs if p.current]
+        others = [other for other in others if other.id != key.id and other.id in truth.keys]
+        unseen = min(world.delays.list, world.delays.sts, world.delays.s3)
+        if not others or any(
+            other.status == ACTIVE or other.changes[-1].at > truth.now - unseen for other in others
+        ):
+            return
+        self._found(f"S1: {key.id} is deactivated, the last key that works")
 
     def deleting(self, key: TrueKey) -> None:
         """S2. Excused: what a person did to the key and no listing need show yet."""
@@ -84,10 +107,15 @@ class Checker:
             return
         if truth.now < last.at + world.timing.grace and not by_person:
             self._found(f"S2: {key.id} is deleted {truth.now - last.at} after it became Inactive")
-        used = truth.seen_used.get(key.id)
+        used = max(
+            [use for use in key.uses if use <= truth.now - world.lag]
+            + [use for at, use in truth.seen_used.items() if at == key.id],
+            default=None,
+        )
         handed_out = pair is not None and pair.handed_out
         quiet = world.timing.overlap if handed_out else timedelta()
-        if used and used > last.at - quiet and not (pair and pair.revoked):
+        superseded = last.by == US  # what a person switched off was in use until then, of course
+        if used and superseded and used > last.at - quiet and not (pair and pair.revoked):
             self._found(f"S2: {key.id} is deleted although IAM told of its use at {used:%H:%M:%S}")
 
     def saving(self, custody: Custody) -> None:
@@ -111,8 +139,7 @@ class Checker:
             holds = sink.pair is not None and sink.pair.key_id == key.id
             if holds and (sink.by == US or sink.noticed):
                 self._found(f"S1: {key.id} is {how} while {name} holds it")
-        pair = self._pair(key)
-        ours = key.maker == US or (pair is not None and pair.adopted)
+        ours = key.maker == US or self._adopted(key)
         if not ours and not self._looks_like_an_orphan(key):
             self._found(f"S2: {key.id} is {how}, and it is not ours")
 
@@ -120,6 +147,10 @@ class Checker:
         """Whether a person made it just when a mint of ours was interrupted, and never used it."""
         near = any(at - SKEW <= key.created <= at + MINT_WINDOW for at in self._world.truth.intents)
         return near and key.id not in self._world.truth.seen_used
+
+    def _adopted(self, key: TrueKey) -> bool:
+        pair = self._pair(key)
+        return key.id in self._world.truth.custody.gone or (pair is not None and pair.adopted)
 
     def _unsaved_mint(self, key: TrueKey) -> bool:
         truth = self._world.truth

@@ -123,11 +123,11 @@ class Enumeration:
             if missing:
                 self._fail(key, (CALM,), missing)
             node.end = "rest"
-        elif held > HELD:
-            node.end = f"hold {outcome.hold}"
-            self.tally.holds[outcome.hold or ""] += 1
-        else:
-            node.next = self._node(outcome.truth, (key, (CALM,)))
+            return held
+        node.next = self._node(outcome.truth, (key, (CALM,)))
+        if outcome.hold and (held > HELD or node.next == key):
+            node.next, node.end = None, f"hold {outcome.hold}"
+            self.tally.holds[outcome.hold] += 1
         return held
 
     def _strike(self, key: Key, budget: int) -> list[Key]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import TypeVar
 
-from rekeyd.errors import Refused, RekeydError, Transient, Unanswered
+from rekeyd.errors import Propagating, Refused, RekeydError, Transient, Unanswered
 
 Option = TypeVar("Option")
 
@@ -107,6 +107,8 @@ def error(call: str, fault: Fault) -> RekeydError:
     """Return what the adapter of this call raises for a fault (see rekeyd.ports and rekeyd.aws)."""
     if fault is Fault.DENIED:
         return Refused(f"{call}: {fault.value}", reason="permission")
+    if fault is Fault.UNKNOWN_KEY:
+        return Propagating(f"{call}: {fault.value}")
     if call == "iam.create_key" and fault in UNCERTAIN:
         return Unanswered(f"{call}: {fault.value}")
     return Transient(f"{call}: {fault.value}")

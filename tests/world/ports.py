@@ -65,7 +65,7 @@ class WorldIam:
             status = options[0] if len(options) == 1 else world.choose(options)
             if status != ABSENT:
                 keys.append(Key(key.id, status == ACTIVE, key.created))
-        world.truth = replace(truth, listed=frozenset(key.id for key in keys))
+        world.truth = replace(truth, listed=frozenset(key.id for key in keys), looked=truth.now)
         return Listing(truth.now, tuple(keys))
 
     def _last_used(self, key_id: str) -> datetime | None:
@@ -84,9 +84,9 @@ class WorldIam:
         world = self._world
         if world.truth.user_id is None:
             raise Gone("no such user")
+        world.checker.creating()
         if len(world.truth.living) >= world.key_limit:
             raise Refused("LimitExceeded: two keys per user", reason="limit")
-        world.checker.creating()
         key = world.make_key(US)
         world.truth = replace(world.truth, minted=key.id)
         return NewKey(AccessPair(key.id, Secret(key.secret)), key.created)
@@ -157,6 +157,8 @@ class WorldSink:
 
     def read(self) -> AccessPair | None:
         assert self.readable, "a write-only sink was read"
+        if not self._now.noticed:
+            self._world.change_sink(self.name, noticed=True)
         return self._world.call("sink.read", self._read, self.name)
 
     def put(self, pair: AccessPair) -> None:
@@ -165,12 +167,12 @@ class WorldSink:
 
     def _read(self) -> AccessPair | None:
         self._fail()
-        if not self._now.noticed:
-            self._world.change_sink(self.name, noticed=True)
         return self._now.pair
 
     def _put(self, pair: AccessPair) -> None:
         self._fail("read_only", "full")
+        if self._now.trouble == "forgetful":
+            return
         self._world.checker.putting(self.name, pair)
         held = self._now.held
         old = self._now.pair

@@ -47,6 +47,12 @@ def repair(world: World) -> None:
     world.person_writes(next(iter(world.truth.sinks)), None)
 
 
+def repair_broken(world: World) -> None:
+    """A person mistypes the secret in a sink."""
+    key = steady(world)
+    world.person_writes(next(iter(world.truth.sinks)), key, secret="mistyped")
+
+
 def repair_overwritten(world: World) -> None:
     """A person puts the superseded pair back into a sink."""
     old, _ = superseded(world)
@@ -125,6 +131,36 @@ def user_replaced(world: World) -> None:
     world.ask("adopt", world.truth.user_id or "")
 
 
+def foreign(world: World) -> None:
+    """A person puts a key of their own into a sink."""
+    steady(world)
+    world.person_writes(next(iter(world.truth.sinks)), world.person_creates().id)
+
+
+def full(world: World) -> None:
+    """A person holds the second slot, and a rotation is asked for."""
+    steady(world)
+    world.person_creates()
+    world.ask("rotate")
+
+
+def deactivated(world: World) -> None:
+    """A person deactivates the only key."""
+    world.person_deactivates(steady(world))
+
+
+def deleted_user(world: World) -> None:
+    """A person deletes the user."""
+    steady(world)
+    world.person_deletes_user()
+
+
+def broken_sink(world: World) -> None:
+    """The rotation is due, and a sink is out of order."""
+    normal(world)
+    world.trouble(next(iter(world.truth.sinks)), "down")
+
+
 Scenario = tuple[Callable[[World], None], Mapping[str, bool]]
 
 SCENARIOS: tuple[Scenario, ...] = (
@@ -136,6 +172,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     (normal, THREE),
     (repair, ONE),
     (repair, THREE),
+    (repair_broken, TWO),
     (repair_overwritten, TWO),
     (go_back, ONE),
     (go_back, THREE),
@@ -152,7 +189,21 @@ SCENARIOS: tuple[Scenario, ...] = (
     (rollback_far, ONE),
     (asked_twice, ONE),
     (user_replaced, ONE),
+    (foreign, TWO),
+    (full, ONE),
+    (deactivated, ONE),
+    (deleted_user, ONE),
+    (broken_sink, TWO),
 )
+
+HELD: dict[Callable[[World], None], str] = {
+    foreign: "foreign_in_sink",
+    full: "slots_full",
+    deactivated: "deactivated",
+    deleted_user: "user_missing",
+    broken_sink: "sink",
+}
+"""The scenarios that wait for a person, whatever faults there are, and for what reason."""
 
 
 def prepared(
@@ -174,3 +225,9 @@ def prepared(
 def name(scenario: Scenario) -> str:
     prepare, sinks = scenario
     return f"{prepare.__name__} with {', '.join(sinks)}"
+
+
+def expected_holds(scenario: Scenario) -> set[str]:
+    """Return the reasons of the holds in which a scenario ends; none for most."""
+    reason = HELD.get(scenario[0])
+    return {reason} if reason else set()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from rekeyd.model import Custody, Request
-from rekeyd.secret import AccessPair
+from rekeyd.secret import AccessPair, Secret
 
 START = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)
 
@@ -45,6 +45,10 @@ class TrueKey:
     @property
     def maker(self) -> str:
         return self.changes[0].by
+
+    @property
+    def pair(self) -> AccessPair:
+        return AccessPair(self.id, Secret(self.secret))
 
     @property
     def status(self) -> str:
@@ -84,14 +88,15 @@ class TrueSink:
     """What a sink holds, who put it there, and whether it works.
 
     `trouble` is None, or `down` (nothing works), `denied` (everything is refused), `read_only` (it
-    says so when asked), or `full` (only `put` fails, and nothing says so before).
+    says so when asked), `full` (only `put` fails, and nothing says so before), or `forgetful` (a
+    `put` seems to succeed and changes nothing).
     """
 
     readable: bool = True
     pair: AccessPair | None = None
     by: str = PERSON
     noticed: bool = True
-    """Whether the program has read it since it last changed."""
+    """Whether the program has read it, or tried to, since a person last wrote it."""
     trouble: str | None = None
     held: Mapping[str, datetime] = field(default_factory=dict)
     """Until when it held which other key."""
@@ -114,6 +119,8 @@ class Truth:
     """The last use of each key that the program was told of."""
     listed: frozenset[str] = frozenset()
     """The key ids that the program was last shown."""
+    looked: datetime = START
+    """When it was shown them."""
     intents: tuple[datetime, ...] = ()
     """When the last mints were begun."""
     minted: str | None = None

@@ -279,8 +279,11 @@ class World:
         for name, sink in truth.sinks.items():
             if not sink.noticed and not sink.readable:
                 continue  # what a person did to it, nobody can see
-            if sink.pair is None or sink.pair.key_id != active[0]:
+            key = truth.keys[active[0]]
+            if sink.pair is None or sink.pair.fingerprint() != key.pair.fingerprint():
                 return f"L1: {name} does not hold {active[0]}, and no Hold"
+        if active[0] in truth.revoked:
+            return f"L1: {active[0]} has leaked and is still Active"
         if truth.custody.intent:
             return "L1: an intent was never closed"
         return None

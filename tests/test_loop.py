@@ -1,0 +1,71 @@
+"""The loop in the world: that it goes on, stops, hears people, and acts on no look that is old."""
+
+from datetime import timedelta
+
+import pytest
+
+from rekeyd.reconcile import Reconciler
+from world import HOUR, MINUTE, World
+from world.faults import Fault
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def advance(world: World) -> float:
+    with world.clock():
+        return Reconciler(world.identity, world.diary, lambda: False).advance()
+
+
+def test_it_goes_on_until_nothing_is_due(world: World) -> None:
+    advance(world)
+
+    assert world.diary.rotations == 1
+    assert world.backup("file")
+
+
+def test_it_stops_between_two_steps(world: World) -> None:
+    turns = iter([False, True])
+    with world.clock():
+        Reconciler(world.identity, world.diary, lambda: next(turns)).advance()
+
+    assert world.calls.count("iam.list_keys") == 1
+
+
+def test_a_look_that_is_old_justifies_no_step(world: World) -> None:
+    """The process was stopped, or the machine slept, between the look and the step."""
+    advance(world)
+    world.pass_time(25 * HOUR)
+    asleep = iter([HOUR])
+
+    def sleep(number: int, call: str) -> Fault:
+        if call == "sink.read":
+            world.pass_time(next(asleep, timedelta()))
+        return Fault.NONE
+
+    world.faults = sleep
+    world.calls.clear()
+    advance(world)
+
+    looks = [n for n, call in enumerate(world.calls) if call == "iam.list_keys"]
+    assert "store.save" not in world.calls[: looks[1]]
+
+
+def test_what_a_person_asks_for_is_taken_into_custody_once(world: World) -> None:
+    advance(world)
+    world.pass_time(MINUTE)
+    world.ask("rotate")
+    advance(world)
+
+    assert world.truth.requests == ()
+    assert world.diary.rotations == 2
+
+
+def test_what_cannot_be_granted_is_refused_and_crossed_off(world: World) -> None:
+    world.ask("rollback")
+    advance(world)
+
+    assert world.truth.requests == ()
+    assert [type(error).__name__ for error in world.diary.refusals] == ["Permanent"]

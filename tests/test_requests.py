@@ -1,0 +1,94 @@
+"""What people ask for, and what custody makes of it."""
+
+from dataclasses import replace
+from datetime import datetime
+
+import pytest
+
+from rekeyd.errors import Permanent
+from rekeyd.model import Custody, Intent, Key, Pair, Request, SinkView, Snapshot
+from rekeyd.requests import grant
+from world import HOUR, START
+
+USER = "AIDABACKUP"
+BORN = START - 2 * HOUR
+
+
+def pair(key_id: str, minted: datetime = BORN, current: datetime | None = None) -> Pair:
+    return Pair(key_id=key_id, minted=minted, sealed="sealed", verified=minted, current=current)
+
+
+OLD, NEW = pair("AKIAOLD", BORN - HOUR), pair("AKIANEW", current=BORN)
+SEEN = Snapshot(
+    now=START,
+    user_id=USER,
+    keys=tuple(Key(name, True, BORN) for name in ("AKIAOLD", "AKIANEW", "AKIAFOREIGN")),
+    custody=Custody(user_id=USER, pairs=(OLD, NEW)),
+    sinks=(SinkView("file", "AKIAELSEWHERE"),),
+)
+
+
+def asked(kind: str, argument: str = "", seen: Snapshot = SEEN) -> Custody:
+    return grant(seen, Request(kind, argument))
+
+
+def test_rotate_is_remembered_until_it_is_done() -> None:
+    assert asked("rotate") == replace(SEEN.custody, asked=START)
+
+
+def test_revoke_calls_every_pair_leaked_and_asks_for_a_new_one() -> None:
+    custody = asked("revoke")
+
+    assert custody.asked == START
+    assert [p.revoked for p in custody.pairs] == [START, START]
+
+
+def test_rollback_chooses_the_superseded_pair_and_gives_the_current_one_up() -> None:
+    old, new = asked("rollback").pairs
+
+    assert (old.restored, old.verified, new.given_up) == (START, None, START)
+
+
+def test_rollback_needs_a_pair_to_go_back_to() -> None:
+    alone = replace(SEEN, custody=replace(SEEN.custody, pairs=(NEW,)))
+
+    with pytest.raises(Permanent, match="no superseded pair"):
+        asked("rollback", seen=alone)
+
+
+def test_an_adopted_key_is_ours_from_now_on_without_its_secret() -> None:
+    adopted = asked("adopt", "AKIAFOREIGN").pairs[-1]
+
+    assert (adopted.key_id, adopted.adopted, adopted.sealed) == ("AKIAFOREIGN", True, None)
+    assert adopted.born == START, "its overlap counts from now"
+
+
+def test_a_key_that_was_ours_once_can_be_adopted_again() -> None:
+    seen = replace(SEEN, custody=replace(SEEN.custody, gone=("AKIAFOREIGN", "AKIAOTHER")))
+    custody = asked("adopt", "AKIAFOREIGN", seen)
+
+    assert custody.pairs[-1].adopted
+    assert custody.gone == ("AKIAOTHER",)
+
+
+def test_adopting_a_pair_of_ours_changes_nothing() -> None:
+    assert asked("adopt", "AKIANEW") == SEEN.custody
+
+
+def test_a_key_that_only_a_sink_knows_may_be_overwritten_once_it_is_adopted() -> None:
+    assert asked("adopt", "AKIAELSEWHERE").gone == ("AKIAELSEWHERE",)
+
+
+def test_a_key_that_nobody_knows_cannot_be_adopted() -> None:
+    with pytest.raises(Permanent, match="neither a key"):
+        asked("adopt", "AKIANOBODY")
+
+
+def test_a_user_made_again_is_adopted_with_a_fresh_custody() -> None:
+    intent = Intent(BORN, frozenset())
+    before = Custody(user_id="AIDAOLD", pairs=(pair("AKIADEAD"), NEW), intent=intent)
+    custody = asked("adopt", USER, replace(SEEN, custody=before))
+
+    assert (custody.user_id, custody.pairs, custody.intent) == (USER, (), None)
+    assert custody.asked == START
+    assert custody.gone == ("AKIADEAD",), "what is listed under the new user is not forgotten"
