@@ -367,6 +367,18 @@ def test_it_sees_little_and_writes_only_where_the_unit_allows(unit):
     assert [p for p in owned if not p.startswith(("/var/lib/private/rekeyd", "/run/rekeyd"))] == []
 
 
+def test_a_backup_is_handed_the_pair_by_systemd(unit):
+    lines = (ROOT / "deploy/systemd/drop-ins/consumer.conf").read_text().splitlines()
+    handed = next(line for line in lines if line.startswith("LoadCredential="))
+
+    options = ("-q", "--wait", "--pipe", "-p", "DynamicUser=yes", "-p", handed)
+    read = ("sh", "-c", "cat $CREDENTIALS_DIRECTORY/aws; ls /var/lib/rekeyd-sinks/")
+    shown = unit.machine.run("systemd-run", *options, *read)
+
+    assert f"aws_access_key_id = {unit.held()}" in shown.stdout
+    assert "denied" in shown.stderr
+
+
 def test_a_folder_of_another_user_is_written_with_its_drop_in(unit, cloud):
     machine = unit.machine
     machine.path("/etc/sysusers.d").mkdir(exist_ok=True)
