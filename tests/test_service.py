@@ -5,6 +5,7 @@ import socket
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from structlog.testing import capture_logs
@@ -310,7 +311,10 @@ def test_a_fault_ends_the_care_for_no_identity(service, error):
 
 
 def test_no_secret_is_anywhere_but_in_the_sink(rekeyd, aws, config):
-    path = config(rotation=KEPT, top={"log": {"format": "json", "level": "debug"}})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    log = {"format": "json", "level": "debug"}
+    path = config(rotation=KEPT, top={"log": log, "listen": address})
     secrets = set()
     with running(path) as daemon:
         for _ in range(2):
@@ -320,6 +324,9 @@ def test_no_secret_is_anywhere_but_in_the_sink(rekeyd, aws, config):
         daemon.expect("request")
         process = Path("/proc") / str(daemon.process.pid)
         seen = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+        for page in ("", "metrics", "api/v1/status", "-/ready", "-/healthy"):
+            with urlopen(f"http://{address}/{page}", timeout=10) as answer:
+                seen += answer.read()
         assert daemon.stop() == 0
 
     seen += daemon.log.encode()
@@ -328,6 +335,7 @@ def test_no_secret_is_anywhere_but_in_the_sink(rekeyd, aws, config):
         seen += (done.out + done.err).encode()
     for file in (config.folder / "state").iterdir():
         seen += file.read_bytes()
+    assert b"rekeyd_rotations_total" in seen
     assert len(secrets) == 2
     assert all(len(secret) == 40 for secret in secrets)
     assert not [secret for secret in secrets if secret.encode() in seen]
