@@ -1,4 +1,4 @@
-"""Fails when coverage falls below its floors: whole for the decision, 95 % of lines for the rest."""
+"""Fails when coverage falls below its floors: whole for the decision, 95 % for all the rest."""
 
 import json
 import sys
