@@ -59,7 +59,6 @@ class Store:
                 check_same_thread=False,
             )
             self._connection.execute("pragma journal_mode = wal")
-            self._connection.execute("pragma synchronous = full")
             self._connection.execute("pragma secure_delete = on")
             self._prepare()
 
@@ -155,7 +154,7 @@ class Store:
 
     def log(self, event: Event) -> None:
         """Append to the history, on a best effort: no key depends on it."""
-        with suppress(Transient), self._transaction() as connection:
+        with suppress(Transient), self._transaction(durable=False) as connection:
             cursor = connection.execute(
                 "insert into history (at, identity, rule, step, outcome, detail)"
                 " values (?, ?, ?, ?, ?, ?)",
@@ -185,9 +184,13 @@ class Store:
 
     def publish(self, status: Status) -> None:
         """Keep the last known status of an identity, for those who ask without looking."""
-        with suppress(Transient):
-            document = _status().dump_json(status).decode()
-            self._put("status", "identity", status.identity, "document", document)
+        document = _status().dump_json(status).decode()
+        with suppress(Transient), self._transaction(durable=False) as connection:
+            connection.execute(
+                "insert into status (identity, document) values (?, ?)"
+                " on conflict (identity) do update set document = excluded.document",
+                (status.identity, document),
+            )
 
     def published(self) -> dict[str, Status]:
         """Return the last known status of each identity."""
@@ -199,13 +202,10 @@ class Store:
         return row[0] if row else None
 
     def set_meta(self, name: str, value: str) -> None:
-        self._put("meta", "name", name, "value", value)
-
-    def _put(self, table: str, key: str, name: str, column: str, value: str) -> None:
         with self._transaction() as connection:
             connection.execute(
-                f"insert into {table} ({key}, {column}) values (?, ?)"  # noqa: S608
-                f" on conflict ({key}) do update set {column} = excluded.{column}",
+                "insert into meta (name, value) values (?, ?)"
+                " on conflict (name) do update set value = excluded.value",
                 (name, value),
             )
 
@@ -217,8 +217,10 @@ class Store:
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """Change several things at once. What no key depends on need not be flushed at once."""
         with self._mutex, _reachable(self.folder):
+            self._connection.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
             self._connection.execute("begin immediate")
             try:
                 yield self._connection
