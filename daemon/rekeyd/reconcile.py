@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from rekeyd.errors import Permanent, Propagating, RekeydError
-from rekeyd.model import Snapshot
+from rekeyd.model import Custody, Snapshot
 from rekeyd.observe import look
 from rekeyd.perform import perform
 from rekeyd.ports import Identity, Witness
@@ -72,7 +72,7 @@ class Reconciler:
         self._failures = 0
         self._witness.did(self.who.name, decision, told, time.monotonic() - began)
         step = decision.step
-        if isinstance(step, Record) and step.custody.rotated != snapshot.custody.rotated:
+        if isinstance(step, Record) and _arrivals(step.custody) > _arrivals(snapshot.custody):
             self._witness.rotated(self.who.name)
 
     def _grant(self, snapshot: Snapshot) -> bool:
@@ -91,3 +91,7 @@ class Reconciler:
     def _wait(self, first: float) -> float:
         self._failures += 1
         return float(min(first * 2 ** (self._failures - 1), LONGEST))
+
+
+def _arrivals(custody: Custody) -> int:
+    return sum(pair.arrived is not None for pair in custody.pairs)
