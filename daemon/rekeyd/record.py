@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
-
-import structlog
+from typing import Any, Protocol
 
 from rekeyd.errors import Propagating, RekeydError, Transient
 from rekeyd.model import Snapshot
@@ -25,11 +23,20 @@ class Counters(Protocol):
     def step(self, identity: str, step: str, outcome: str, seconds: float) -> None: ...
 
 
-class Uncounted:
-    """For a command, which nobody scrapes."""
+class Log(Protocol):
+    """Where the events go: a structlog logger where there is a log."""
+
+    def info(self, event: str, **fields: Any) -> Any: ...
+    def warning(self, event: str, **fields: Any) -> Any: ...
+
+
+class Nobody:
+    """For a command, which nobody scrapes and whose events are shown as they happen."""
 
     def rotation(self, identity: str, outcome: str) -> None: ...
     def step(self, identity: str, step: str, outcome: str, seconds: float) -> None: ...
+    def info(self, event: str, **fields: Any) -> None: ...
+    def warning(self, event: str, **fields: Any) -> None: ...
 
 
 class Recorder:
@@ -39,12 +46,13 @@ class Recorder:
         self,
         store: Store,
         metrics: Counters | None = None,
+        log: Log | None = None,
         tell: Callable[[Event], None] = lambda _: None,
     ) -> None:
         self._store = store
-        self._metrics = metrics or Uncounted()
+        self._metrics = metrics or Nobody()
         self._tell = tell
-        self._log = structlog.get_logger("rekeyd")
+        self._log = log or Nobody()
         self.statuses: dict[str, Status] = store.published()
         self._decided: dict[str, Decision] = {}
         self.progress: Callable[[str], None] = lambda _: None

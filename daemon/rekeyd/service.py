@@ -171,7 +171,7 @@ class Service:
         self.log = structlog.get_logger("rekeyd")
         self.metrics = Metrics(__version__)
         self.store, self._sealer = self._open_state()
-        self.recorder = Recorder(self.store, self.metrics)
+        self.recorder = Recorder(self.store, self.metrics, self.log)
         self.recorder.progress = self._progressed
         self.stopping = threading.Event()
         self.scheduler = BackgroundScheduler(

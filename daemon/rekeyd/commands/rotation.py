@@ -17,8 +17,7 @@ from rekeyd.assemble import Workshop, open_store
 from rekeyd.commands import DONE, FAILED, HELD, UNREACHABLE, event_line, print_json
 from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
-from rekeyd.errors import RekeydError
-from rekeyd.logs import configure
+from rekeyd.errors import Permanent, RekeydError
 from rekeyd.model import Request
 from rekeyd.ports import Event
 from rekeyd.reconcile import Reconciler
@@ -101,7 +100,6 @@ def follow(
 
     Without a `request` nothing is asked for: only what is due is done, as a timer wants it.
     """
-    configure("auto", "error")
     with closing(open_store(settings)) as store:
         since = store.latest()
         kind = request.kind if request else None
@@ -151,7 +149,12 @@ class Worker:
                 list(pool.map(lambda pair: self._advance(shop, *pair), self.pairs))
         except RekeydError as error:
             self.error = error
-            self.happened.set()
+        except Exception as error:  # noqa: BLE001 (no traceback ever reaches a user)
+            self.error = Permanent(
+                f"rekeyd itself failed ({type(error).__name__}); the pair in use goes on working",
+                "please report it with the output of `rekeyd history`",
+            )
+        self.happened.set()
 
     def _advance(self, shop: Workshop, identity: IdentitySettings, follower: Follower) -> None:
         def enough() -> bool:

@@ -1,12 +1,13 @@
 """Where consumers read their pair. A module is imported only when a configuration names it."""
 
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from rekeyd.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoints
+
     from rekeyd.sinks.base import SinkSettings
 
 BUILT_IN = {
@@ -35,7 +36,7 @@ GROUP = "rekeyd.sinks"
 
 def types() -> list[str]:
     """Return every type of sink that can be named here."""
-    return sorted({*BUILT_IN, *entry_points(group=GROUP).names})
+    return sorted({*BUILT_IN, *(entry.name for entry in _elsewhere())})
 
 
 def settings_class(kind: str) -> "type[SinkSettings]":
@@ -47,7 +48,14 @@ def settings_class(kind: str) -> "type[SinkSettings]":
         module, _, name = BUILT_IN[kind].partition(":")
         found: type[SinkSettings] = getattr(import_module(module), name)
         return found
-    for entry in entry_points(group=GROUP, name=kind):
-        loaded: type[SinkSettings] = entry.load()
-        return loaded
+    for entry in _elsewhere():
+        if entry.name == kind:
+            loaded: type[SinkSettings] = entry.load()
+            return loaded
     raise Misconfigured(f"no sink of type {kind!r}", f"types there are: {', '.join(types())}")
+
+
+def _elsewhere() -> "EntryPoints":
+    from importlib.metadata import entry_points  # noqa: PLC0415 (20 ms, for those who need it)
+
+    return entry_points(group=GROUP)
