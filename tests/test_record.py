@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
+import structlog
 from structlog.testing import capture_logs
 
 from rekeyd.errors import Permanent, Propagating, Refused, Transient
@@ -35,7 +36,7 @@ def metrics():
 
 @pytest.fixture
 def recorder(store, metrics):
-    return Recorder(store, metrics)
+    return Recorder(store, metrics, structlog.get_logger("rekeyd"))
 
 
 def steps(store):
