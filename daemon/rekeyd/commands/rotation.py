@@ -48,7 +48,7 @@ class Follower:
         new = self._store.history(self.name, after=self._seen)
         for number, event in new:
             self._seen = number
-            self._weigh(event)
+            self.weigh(event)
         if self.code is None:
             self._weigh_status(self._store.published().get(self.name))
         return [event for _, event in new]
@@ -58,7 +58,8 @@ class Follower:
             self.code = UNREACHABLE
             self.note = "it goes on when the daemon runs, or with the next `rekeyd rotate --due`"
 
-    def _weigh(self, event: Event) -> None:
+    def weigh(self, event: Event) -> None:
+        """Decide from an event whether it is over. Weighing it twice is the same as once."""
         if event.rule == "request" and event.step == self.kind:
             self._granted = True
             if event.outcome == "refused":
@@ -160,7 +161,11 @@ class Worker:
         def enough() -> bool:
             return self.stopping.is_set() or follower.code is not None
 
-        recorder = Recorder(self.store, tell=lambda _: self.happened.set())
+        def tell(event: Event) -> None:
+            follower.weigh(event)  # at once, so that no further look is taken
+            self.happened.set()
+
+        recorder = Recorder(self.store, tell=tell)
         reconciler = Reconciler(shop.build(identity), recorder, enough)
         while not enough():
             delay = reconciler.advance()
