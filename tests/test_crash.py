@@ -33,17 +33,12 @@ def test_no_two_faults_break_a_rotation(scenario: Scenario, fronts: str) -> None
     late = fronts != "at once"
     world = prepared(scenario, delay=5 * MINUTE if late else 0 * MINUTE)
 
-    tally = Enumeration(world, stalest=late).run()
+    with proof.counting("crash", f"{name(scenario)}, fronts {fronts}") as counted:
+        tally = Enumeration(world, stalest=late).run()
 
-    assert set(tally.holds) == expected_holds(scenario), "a fault that ceases leaves no hold behind"
-    assert tally.pairs > tally.singles > 10
-    proof.keep(
-        "crash",
-        f"{name(scenario)}, fronts {fronts}",
-        singles=tally.singles,
-        pairs=tally.pairs,
-        states=tally.nodes,
-    )
+        assert set(tally.holds) == expected_holds(scenario), "faults that cease leave no hold"
+        assert tally.pairs > tally.singles > 10
+        counted.update(singles=tally.singles, pairs=tally.pairs, states=tally.nodes)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +63,9 @@ def test_every_call_that_the_program_can_make_goes_wrong_in_every_way(
     tried = {point for tally in single_faults for point in tally.points}
     possible = {(call, fault) for call in _calls_of_the_core() for fault in POSSIBLE[call]}
 
-    assert possible - tried == set()
-    proof.keep("points", "all", points=len(possible), tried=len(tried & possible))
+    with proof.counting("points", "all") as counted:
+        assert possible - tried == set()
+        counted.update(points=len(possible), tried=len(tried & possible))
 
 
 def test_every_kind_of_step_is_struck(single_faults: list[Tally]) -> None:

@@ -14,11 +14,12 @@ def test_there_are_at_least_forty_different_bugs() -> None:
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name)
 def test_the_check_notices(bug: Bug) -> None:
-    with sown(bug):
-        found = hunt(bug.caught_by)
+    with proof.counting("seeded", bug.name) as counted:
+        with sown(bug):
+            found = hunt(bug.caught_by)
 
-    assert found, f"{bug.caught_by} does not notice that {bug.name}"
-    proof.keep("seeded", bug.name, caught_by=bug.caught_by, found=found)
+        assert found, f"{bug.caught_by} does not notice that {bug.name}"
+        counted.update(caught_by=bug.caught_by, found=found)
 
 
 @pytest.mark.parametrize("check", sorted({bug.caught_by for bug in BUGS}))

@@ -59,7 +59,7 @@ BUGS = (
     ),
     bug(
         "a use that IAM tells of late is ignored",
-        "model: one sink",
+        "rules",
         "rules",
         "if key.last_used and key.last_used > decided - overlap and not pair.revoked:",
         "if False:",

@@ -1,21 +1,28 @@
 """Keeps what the proving tests counted, for tests/write_proof.py to write into tests/PROOF.md."""
 
 import json
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 FOLDER = Path(__file__).parents[2] / ".pytest_cache" / "proof"
 
 
-def keep(part: str, name: str, **counted: Any) -> None:
-    """Remember what one test counted. A part is a chapter of PROOF.md, a name one line of it."""
+@contextmanager
+def counting(part: str, name: str) -> Iterator[dict[str, Any]]:
+    """Keep what one test counts, unless it fails. What it counted before is forgotten first.
+
+    A part is a chapter of PROOF.md, a name one line of it.
+    """
     folder = FOLDER / part
     folder.mkdir(parents=True, exist_ok=True)
     safe = "".join(letter if letter.isalnum() else "-" for letter in name)
-    scratch = folder / f".{safe}.{os.getpid()}"
-    scratch.write_text(json.dumps({"name": name, **counted}, indent=1))
-    scratch.replace(folder / f"{safe}.json")
+    file = folder / f"{safe}.json"
+    file.unlink(missing_ok=True)
+    counted: dict[str, Any] = {}
+    yield counted
+    file.write_text(json.dumps({"name": name, **counted}, indent=1))
 
 
 def kept(part: str) -> list[dict[str, Any]]:

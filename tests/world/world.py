@@ -223,20 +223,28 @@ class World:
         """Give the program's loop the time of this world."""
         return mock.patch("rekeyd.reconcile.time", WorldClock(self))
 
-    def run(self, duration: timedelta, *, watch: timedelta | None = None) -> None:
+    def run(
+        self,
+        duration: timedelta,
+        *,
+        watch: timedelta | None = None,
+        pace: timedelta = MINUTE / 60,
+    ) -> None:
         """Let the program run for a while; a process that is killed is started again at once.
 
         It sleeps for as long as it says, but at most for `watch`; without one its own WATCH is
-        skipped, so that it is woken only by the instants that `rest` names.
+        skipped, so that it is woken only by the instants that `rest` names. It is never woken
+        sooner than after `pace`.
         """
         end = self.truth.now + duration
-        while self.truth.now < end:
-            seconds = self._live()
-            step = self.diary.decision.step if self.diary.decision else None
-            if isinstance(step, Rest) and self.diary.error is None and watch is None:
-                seconds = max(seconds, (step.until - self.truth.now).total_seconds())
-            pause = timedelta(seconds=max(1, int(seconds)))
-            self.pass_time(min(pause, watch or pause, max(end - self.truth.now, MINUTE)))
+        with self.clock():
+            while self.truth.now < end:
+                seconds = self._live()
+                step = self.diary.decision.step if self.diary.decision else None
+                if isinstance(step, Rest) and self.diary.error is None and watch is None:
+                    seconds = max(seconds, (step.until - self.truth.now).total_seconds())
+                pause = timedelta(seconds=max(1, int(seconds)))
+                self.pass_time(max(pace, min(pause, watch or pause, end - self.truth.now)))
 
     def restart(self) -> None:
         """Drop everything that the program holds in memory."""
@@ -249,8 +257,7 @@ class World:
             self.tell("the process starts")
             self._program = Reconciler(self.identity, self.diary, lambda: False)
         try:
-            with self.clock():
-                return self._program.advance()
+            return self._program.advance()
         except Crash:
             self.crashes += 1
             self.check()
@@ -357,6 +364,16 @@ class World:
         self.tell(f"sink {sink} is {kind or 'mended'}")
         self.change_sink(sink, trouble=kind)
 
+    def configure(self, timing: Timing | None = None, **sinks: bool | None) -> None:
+        """A person edits the configuration: its times, and sinks (readable or not, None: gone)."""
+        self.timing = timing or self.timing
+        kept = {n: s for n, s in self.truth.sinks.items() if sinks.get(n, True) is not None}
+        new = {n: TrueSink(bool(r)) for n, r in sinks.items() if r is not None and n not in kept}
+        self.truth = replace(self.truth, sinks={**kept, **new})
+        self.tell(f"a person edits the configuration: sinks {', '.join(self.truth.sinks)}")
+        self._identity = None
+        self.restart()
+
     def backup(self, sink: str) -> bool:
         """A backup reads the sink and signs; tell whether it was let in."""
         pair = self.truth.sinks[sink].pair
@@ -397,7 +414,7 @@ class World:
         self.truth = replace(self.truth, sinks={**self.truth.sinks, name: sink})
 
     def tell(self, line: str) -> None:
-        if self.recording:
+        if self.recording and not (self.story and self.story[-1].endswith(f" {line}")):
             self.story.append(f"{self.truth.now:%d %H:%M:%S} {line}")
 
 

@@ -1,0 +1,189 @@
+"""Random schedules: configuration, people, faults, restarts and sinks that come and go.
+
+Whatever happened, S1 to S4 hold at every effect; and when faults cease, the program comes to rest
+with one Active key in every sink, or holds and says why. One schedule again:
+
+    pytest tests/test_schedules.py --hypothesis-seed=SEED
+    REKEYD_SCHEDULES=100000 pytest tests/test_schedules.py       # as many as you have time for
+"""
+
+import os
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from rekeyd.model import Timing
+from world import HOUR, MINUTE, POSSIBLE, Delays, Dice, Fault, World, every, proof
+from world.faults import Chooser, no_faults
+
+SCHEDULES = int(os.environ.get("REKEYD_SCHEDULES", "2000"))
+PARTS = 4
+"""So that several workers share them."""
+
+DURATIONS = [MINUTE, 10 * MINUTE, 20 * MINUTE, HOUR, 3 * HOUR, 7 * HOUR, 30 * HOUR]
+TIMINGS = [
+    every(24 * HOUR),
+    every(12 * HOUR, overlap=2 * HOUR, grace=30 * MINUTE),
+    every(6 * HOUR, overlap=MINUTE, grace=MINUTE),
+]
+DELAYS = [timedelta(), MINUTE, 5 * MINUTE, 10 * MINUTE]
+LAGS = [timedelta(), 20 * MINUTE]
+SINKS = {"file": True, "vault": True, "box": False}
+DEEDS = ("person_activates", "person_deactivates", "person_deletes", "use_key")
+
+indices = st.integers(min_value=0, max_value=7)
+seeds = st.integers(min_value=0, max_value=2**32)
+
+
+class Schedule(RuleBasedStateMachine):
+    """One identity's life, in a world that means it no good."""
+
+    world: World
+
+    @initialize(
+        timing=st.sampled_from(TIMINGS),
+        delays=st.tuples(*[st.sampled_from(DELAYS)] * 3),
+        lag=st.sampled_from(LAGS),
+        sinks=st.sampled_from([("file",), ("box",), ("file", "box"), ("file", "vault", "box")]),
+        seed=seeds,
+    )
+    def begin(
+        self, timing: Timing, delays: Any, lag: timedelta, sinks: tuple[str, ...], seed: int
+    ) -> None:
+        self.world = World(
+            sinks={name: SINKS[name] for name in sinks},
+            timing=timing,
+            delays=Delays(*delays),
+            lag=lag,
+            latency=MINUTE / 60,
+            chooser=Dice(seed),
+        )
+
+    @rule(duration=st.sampled_from(DURATIONS))
+    def time_passes(self, duration: timedelta) -> None:
+        self.world.run(duration, pace=MINUTE)
+
+    @rule(duration=st.sampled_from(DURATIONS), seed=seeds, often=st.sampled_from([3, 10, 50]))
+    def time_passes_with_faults(self, duration: timedelta, seed: int, often: int) -> None:
+        dice = random.Random(seed)
+
+        def fault(_number: int, call: str) -> Fault:
+            return Fault.NONE if dice.randrange(often) else dice.choice(POSSIBLE[call])
+
+        self.world.faults = fault
+        self.world.run(min(duration, 7 * HOUR), watch=20 * MINUTE, pace=MINUTE)
+        self.world.faults = no_faults
+
+    @rule(duration=st.sampled_from(DURATIONS))
+    def the_daemon_is_down(self, duration: timedelta) -> None:
+        self.world.tell(f"the daemon is down for {duration}")
+        self.world.restart()
+        self.world.pass_time(duration)
+
+    @rule(deed=st.sampled_from(DEEDS), which=indices)
+    def a_person_touches_a_key(self, deed: str, which: int) -> None:
+        keys = self.world.truth.living
+        if not keys:
+            return
+        key = keys[which % len(keys)]
+        if deed != "use_key":
+            getattr(self.world, deed)(key.id)
+        elif key in self.world.truth.active and self._known(key.id):
+            self.world.tell(f"somebody uses {key.id}")
+            self.world.use_key(key.id)
+
+    @rule()
+    def a_person_creates_a_key(self) -> None:
+        if len(self.world.truth.living) < 2 and self.world.truth.user_id:
+            self.world.person_creates()
+
+    @rule(sink=indices, which=indices, mistyped=st.booleans())
+    def a_person_writes_a_sink(self, sink: int, which: int, mistyped: bool) -> None:
+        known = [key_id for key_id in self.world.truth.keys if self._known(key_id)]
+        choice = [None, *known][which % (len(known) + 1)]
+        secret = "mistyped" if choice and mistyped else None
+        self.world.person_writes(self._sink(sink), choice, secret=secret)
+
+    @rule(sink=indices, kind=st.sampled_from(["down", "denied", "read_only", "full", None]))
+    def a_sink_breaks_or_is_mended(self, sink: int, kind: str | None) -> None:
+        self.world.trouble(self._sink(sink), kind)
+
+    @rule(kind=st.sampled_from(["rotate", "revoke", "rollback"]))
+    def a_person_asks(self, kind: str) -> None:
+        self.world.ask(kind)
+
+    @rule(which=indices)
+    def a_person_hands_over_a_key(self, which: int) -> None:
+        keys = list(self.world.truth.keys)
+        if keys:
+            self.world.ask("adopt", keys[which % len(keys)])
+
+    @precondition(lambda self: self.world.truth.user_id)
+    @rule(adopted=st.booleans())
+    def the_user_is_made_again(self, adopted: bool) -> None:
+        self.world.person_replaces_user()
+        if adopted:
+            self.world.ask("adopt", self.world.truth.user_id or "")
+
+    @rule(timing=st.sampled_from(TIMINGS), name=st.sampled_from([*SINKS]))
+    def the_configuration_changes(self, timing: Timing, name: str) -> None:
+        sinks = self.world.truth.sinks
+        gone = name in sinks and len(sinks) > 1
+        self.world.configure(timing, **{name: None if gone else SINKS[name]})
+
+    @rule()
+    def iam_no_longer_limits_keys_to_two(self) -> None:
+        self.world.key_limit = 5
+
+    def teardown(self) -> None:
+        """Faults cease: every sink is mended, and every front shows the truth."""
+        if not hasattr(self, "world") or self.world.checker.found:
+            return
+        for name in self.world.truth.sinks:
+            self.world.trouble(name, None)
+        self.world.chooser = Chooser()
+        self.world.run(5 * HOUR, watch=20 * MINUTE, pace=MINUTE)
+        self.world.configure(every(1000 * HOUR, overlap=HOUR, grace=HOUR))
+        self.world.run(12 * HOUR, watch=2 * HOUR, pace=MINUTE)
+        missing = self.world.l1()
+        assert missing is None, "\n".join([missing or "", "", *self.world.story])
+
+    def _known(self, key_id: str) -> bool:
+        """Whether anybody outside can have its secret."""
+        truth = self.world.truth
+        held = any(key_id in sink.held for sink in truth.sinks.values())
+        return held or bool(truth.holders(key_id)) or truth.keys[key_id].maker != "rekeyd"
+
+    def _sink(self, which: int) -> str:
+        names = list(self.world.truth.sinks)
+        return names[which % len(names)]
+
+
+@pytest.mark.timeout(900)  # a failing schedule is shortened first
+@pytest.mark.parametrize("part", range(PARTS))
+def test_no_schedule_breaks_an_invariant(part: int, request: pytest.FixtureRequest) -> None:
+    given = request.config.getoption("--hypothesis-seed")
+    machine = type(f"Schedule{part}", (Schedule,), {})
+    seed = int(given) if given is not None else part
+    machine._hypothesis_internal_use_seed = seed  # type: ignore[attr-defined]
+    once = settings(
+        max_examples=SCHEDULES // PARTS,
+        stateful_step_count=15,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    with proof.counting("schedules", f"seed {seed}") as counted:
+        run_state_machine_as_test(machine, settings=once)
+        counted.update(schedules=SCHEDULES // PARTS)
