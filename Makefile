@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e soak bench check lock clean
+.PHONY: help run test e2e bench check lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,10 +21,6 @@ test: $(VENV)/.test ## all tests that need no root
 e2e: $(VENV)/.test ## what needs root and Debian packages: systemd, containers, real servers and tools
 	@tests/e2e/packages.sh
 	@$(BIN)/python -m pytest -m e2e --timeout 900 --durations 10 tests/e2e
-
-MINUTES ?= 30
-soak: $(VENV)/.test ## the long proofs, for MINUTES (30 if left out)
-	@$(BIN)/python -m tests.soak --minutes $(MINUTES)
 
 bench: $(VENV)/.test ## the figures, beside their references, in one table
 	@test -x .cache/plain/bin/rekeyd || { $(PYTHON) -m venv .cache/plain; \

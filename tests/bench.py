@@ -58,7 +58,7 @@ def probe(pair):
     s3.put_object(Bucket=bucket, Key="probe", Body=b"x")
     s3.get_object(Bucket=bucket, Key="probe")["Body"].read()
     s3.delete_object(Bucket=bucket, Key="probe")
-look(); look()
+look(); look(); look()
 once = client("iam", config=Config(retries={"total_max_attempts": 1}))
 pair = once.create_access_key(UserName=user)["AccessKey"]
 look()
