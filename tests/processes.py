@@ -275,6 +275,16 @@ class Daemon:
         assert found, f"no event {event} {fields} within {within} s in:\n{self.log}"
         return found
 
+    def rests(self, within: float = LONG_ENOUGH) -> None:
+        """Ask for its status until it says that it has come to rest."""
+        until = time.monotonic() + within
+        while time.monotonic() < until:
+            self.signal(signal.SIGUSR2)
+            if self.expect("status")["stage"] == "resting":
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"it does not rest within {within} s:\n{self.log}")
+
     @property
     def log(self) -> str:
         return "".join(self.lines)

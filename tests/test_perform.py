@@ -102,6 +102,17 @@ def test_one_sink_that_fails_keeps_no_other_from_its_pair() -> None:
     assert world.truth.custody.ledger["a"] == ""
 
 
+def test_a_write_only_sink_that_points_elsewhere_is_given_the_pair_again() -> None:
+    world = World(sinks={"box": False})
+    world.run(HOUR)
+    world.change_sink("box", pair=None)
+    world.identity.sinks[0].mark = "another place"
+
+    world.run(HOUR)
+
+    assert world.truth.sinks["box"].pair is not None
+
+
 @pytest.mark.parametrize("kind", [Deactivate, Delete])
 def test_nothing_is_retired_while_the_current_pair_is_refused(kind: type[Step]) -> None:
     world = World()

@@ -180,11 +180,10 @@ class TestCloseACrashedMint:
         ("stranger", "seen"),
         [
             (key(FOREIGN, SETTLE + 6 * timedelta(seconds=1)), {}),
-            (key(FOREIGN, SETTLE - 3 * MINUTE), {}),
             (key(FOREIGN, SETTLE, used=NOW), {}),
             (key(FOREIGN, SETTLE), {"holds": FOREIGN}),
         ],
-        ids=["made before", "made long after", "used", "in a sink"],
+        ids=["made before", "used", "in a sink"],
     )
     def test_a_key_that_does_not_fit_is_somebody_elses(self, stranger: Key, seen: Any) -> None:
         custody = custody_after(self.crashed(stranger, **seen))
@@ -199,10 +198,20 @@ class TestCloseACrashedMint:
 
         assert [p.key_id for p in custody.pairs] == [OLD]
 
-    def test_of_two_keys_that_fit_neither_is_taken(self) -> None:
-        custody = custody_after(self.crashed(key(NEW, SETTLE), key(FOREIGN, SETTLE)))
+    @pytest.mark.parametrize(
+        "keys",
+        [
+            (key(FOREIGN, SETTLE - 3 * MINUTE),),
+            (key(NEW, SETTLE), key(FOREIGN, SETTLE)),
+        ],
+        ids=["made long after", "two that fit"],
+    )
+    def test_a_key_that_may_be_ours_is_not_taken_and_a_person_is_asked(
+        self, keys: tuple[Key, ...]
+    ) -> None:
+        decision = decide(self.crashed(*keys))
 
-        assert [p.key_id for p in custody.pairs] == [OLD]
+        assert (decision.rule, reason(self.crashed(*keys))) == ("mint", "interrupted")
 
     def test_no_second_key_is_made_meanwhile(self) -> None:
         asked = self.crashed(at=ago(MINUTE), asked=NOW)

@@ -44,8 +44,7 @@ def test_a_restart_does_not_rotate_early(rekeyd, config):
 
     with running(config.path) as daemon:
         daemon.expect("ready")
-        daemon.signal(signal.SIGUSR2)
-        daemon.expect("status", stage="resting")
+        daemon.rests()
         assert daemon.stop() == 0
 
     assert config.held() == held

@@ -14,6 +14,7 @@ REASONS = (
     "sink",
     "in_use",
     "slots_full",
+    "interrupted",
 )
 """The reasons of the rules. A refused call adds its own: `permission`, `credentials` and others."""
 
@@ -78,4 +79,14 @@ def slots_full(foreign: Sequence[Key]) -> Hold:
         "slots_full",
         f"a rotation is due, but IAM allows two keys and {names} cannot be retired",
         "delete the key that nobody uses, or hand it over with `rekeyd adopt IDENTITY KEY_ID`",
+    )
+
+
+def interrupted(unexplained: Sequence[Key]) -> Hold:
+    names = " or ".join(short(key.id) for key in unexplained)
+    return Hold(
+        "interrupted",
+        f"a mint was interrupted, and it may have made {names}; until that is known none is made",
+        "delete in IAM what nobody made by hand; hand over what somebody did with "
+        "`rekeyd adopt IDENTITY KEY_ID`",
     )

@@ -41,7 +41,7 @@ class Pair:
     adopted: bool = False
     refused: datetime | None = None  # a probe with it was last refused
     verified: datetime | None = None  # it was proved to work as the consumer uses it
-    delivered: Mapping[str, datetime] = field(default_factory=dict)  # sink: first handed to it
+    delivered: Mapping[str, datetime] = field(default_factory=dict)  # mark: first handed to it
     arrived: datetime | None = None  # every sink held it for the first time
     current: datetime | None = None  # since when every sink was seen to hold it
     given_up: datetime | None = None  # it shall not be delivered any more
@@ -84,7 +84,7 @@ class Custody:
     pairs: tuple[Pair, ...] = ()  # in the order in which they became ours
     asked: datetime | None = None  # a rotation was asked for
     rotated: datetime | None = None  # a new pair last reached every sink
-    ledger: Mapping[str, str] = field(default_factory=dict)  # sink: key id last put, "" in doubt
+    ledger: Mapping[str, str] = field(default_factory=dict)  # mark: key id last put, "" in doubt
     gone: tuple[str, ...] = ()  # ids that were ours
 
     def with_pair(self, key_id: str, **changes: Any) -> "Custody":

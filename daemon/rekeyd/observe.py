@@ -48,7 +48,7 @@ def _view(sink: Sink, custody: Custody, minting: bool) -> SinkView:
         if minting:
             sink.check()
         if not sink.readable:
-            return SinkView(sink.name, custody.ledger.get(sink.name))
+            return SinkView(sink.name, custody.ledger.get(sink.mark))
         held = sink.read()
     except RekeydError as error:
         return SinkView(sink.name, problem=str(error))

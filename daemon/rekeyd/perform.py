@@ -106,16 +106,16 @@ def _unsteady(pair: Pair) -> timedelta:
 def _deliver(who: Identity, s: Snapshot, pair: Pair, sinks: list[Sink]) -> None:
     access = _unseal(who, pair)
     who.consumer.probe(access)
-    names = [sink.name for sink in sinks]
-    handed = {**dict.fromkeys(names, s.now), **pair.delivered}
-    in_doubt = {**s.custody.ledger, **dict.fromkeys(names, "")}
+    marks = [sink.mark for sink in sinks]
+    handed = {**dict.fromkeys(marks, s.now), **pair.delivered}
+    in_doubt = {**s.custody.ledger, **dict.fromkeys(marks, "")}
     begun = replace(s.custody, ledger=in_doubt)
     begun = _save_pair(who, begun, pair.key_id, delivered=handed, current=None)
 
-    errors = dict(zip(names, who.each(lambda sink: _put(sink, access), sinks), strict=True))
-    done = {name: pair.key_id for name, error in errors.items() if error is None}
+    tried = [*zip(sinks, who.each(lambda sink: _put(sink, access), sinks), strict=True)]
+    done = {sink.mark: pair.key_id for sink, error in tried if error is None}
     who.store.save(who.name, replace(begun, ledger={**in_doubt, **done}))
-    failed = {name: error for name, error in errors.items() if error}
+    failed = {sink.name: error for sink, error in tried if error}
     if failed:
         kind = Transient if any(isinstance(e, Transient) for e in failed.values()) else Refused
         raise kind(

@@ -79,6 +79,9 @@ class Sink(Protocol):
     name: str
     """Unique within the identity: its type and what it points at, as people read it."""
 
+    mark: str
+    """What custody calls it. It changes when the sink points elsewhere, whatever its name."""
+
     readable: bool
     """Whether `read` works. A write-only sink is followed by custody's ledger instead."""
 

@@ -27,7 +27,7 @@ CLOCK_SKEW = timedelta(seconds=5)
 """How far apart the Date of IAM's listing and a CreateDate may be: both have whole seconds."""
 
 CALL_WINDOW = timedelta(minutes=2)
-"""How long after its intent a mint's call can still reach IAM: calls and looks are bounded."""
+"""How long after its intent a mint's call reaches IAM, unless the process was stopped in it."""
 
 NOTHING = timedelta()
 
@@ -57,27 +57,22 @@ def guard(s: Snapshot, _: Timing) -> Step | None:
 def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
     """Once IAM can no longer hide it, find the key of a mint whose answer was lost.
 
-    One call makes one key: with two that fit, neither is known to be ours.
+    One call makes one key, at once. With two that fit, or one that came later, nobody can tell
+    whether it is ours: the intent stays open, and `mint` waits for a person.
     """
     intent = s.custody.intent
     if intent is None or s.now < intent.at + t.settle:
         return None
-    fitting = [
-        key
-        for key in s.foreign
-        if key.id not in intent.known
-        and intent.at - CLOCK_SKEW <= key.created <= intent.at + CALL_WINDOW
-        and key.last_used is None
-        and not s.holders(key.id)
-    ]
+    unexplained = _unexplained(s)
+    fitting = [key for key in unexplained if key.created <= intent.at + CALL_WINDOW]
     closed = replace(s.custody, intent=None)
-    if len(fitting) != 1:
-        return Record("the interrupted mint left no key", closed)
-    orphan = Pair(key_id=fitting[0].id, minted=fitting[0].created)
-    return Record(
-        f"the interrupted mint left {short(orphan.key_id)}, whose secret nobody has",
-        replace(closed, pairs=(*closed.pairs, orphan)),
-    )
+    if len(fitting) == 1:
+        orphan = Pair(key_id=fitting[0].id, minted=fitting[0].created)
+        return Record(
+            f"the interrupted mint left {short(orphan.key_id)}, whose secret nobody has",
+            replace(closed, pairs=(*closed.pairs, orphan)),
+        )
+    return None if unexplained else Record("the interrupted mint left no key", closed)
 
 
 def forget_what_vanished(s: Snapshot, t: Timing) -> Step | None:
@@ -196,7 +191,10 @@ def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
 
 def mint(s: Snapshot, t: Timing) -> Step | None:
     """Make a new pair when it is due and there is room for it. Every sink could take it."""
-    if s.custody.intent or not due(s, t):
+    if s.custody.intent:
+        settled = s.now >= s.custody.intent.at + t.settle
+        return holds.interrupted(_unexplained(s)) if settled else None
+    if not due(s, t):
         return None
     expected = {p.key_id for p in s.custody.pairs if not p.deleted and not p.missing}
     if len(s.listed.keys() | expected) < 2:
@@ -269,6 +267,15 @@ def _shown(s: Snapshot, pair: Pair) -> bool:
     """Whether this very listing shows it Active."""
     key = s.listed.get(pair.key_id)
     return key is not None and key.active
+
+
+def _unexplained(s: Snapshot) -> list[Key]:
+    """The unused keys that came after the open intent: its call may have made one of them."""
+    intent = s.custody.intent
+    if intent is None:
+        return []
+    late = [k for k in s.foreign if k.created >= intent.at - CLOCK_SKEW and k.last_used is None]
+    return [key for key in late if key.id not in intent.known and not s.holders(key.id)]
 
 
 def _overlap(t: Timing, pair: Pair) -> timedelta:

@@ -167,24 +167,23 @@ BUGS = (
         "a new key is made while an intent is open",
         "crash late: normal",
         "rules",
-        "if s.custody.intent or not due(s, t):",
-        "if not due(s, t):",
+        "    if s.custody.intent:\n        settled",
+        "    if False:\n        settled",
     ),
     bug(
         "any unknown key is taken for the orphan",
         "rules",
         "rules",
-        "        if key.id not in intent.known\n"
-        "        and intent.at - CLOCK_SKEW <= key.created <= intent.at + CALL_WINDOW\n"
-        "        and key.last_used is None\n",
-        "        if key.id not in intent.known\n",
+        "    late = [k for k in s.foreign if k.created >= intent.at - CLOCK_SKEW "
+        "and k.last_used is None]",
+        "    late = s.foreign",
     ),
     bug(
         "of two keys that fit, one is taken",
         "rules",
         "rules",
-        "if len(fitting) != 1:",
-        "if not fitting:",
+        "if len(fitting) == 1:",
+        "if fitting:",
     ),
     bug(
         "a third key is made",
@@ -242,8 +241,8 @@ BUGS = (
         "if target is not None and target.verified and not s.dead(target, t):",
         "if target is not None and not s.dead(target, t):",
         "perform",
-        "    who.consumer.probe(access)\n    names",
-        "    names",
+        "    who.consumer.probe(access)\n    marks",
+        "    marks",
     ),
     bug(
         "one probe is trusted",
@@ -298,8 +297,8 @@ BUGS = (
         "a failed put is written down as done",
         "crash: normal with box",
         "perform",
-        "for name, error in errors.items() if error is None}",
-        "for name, error in errors.items()}",
+        "for sink, error in tried if error is None}",
+        "for sink, error in tried}",
     ),
     bug(
         "custody is written after the put only",

@@ -129,3 +129,12 @@ def test_nothing_of_the_pair_is_logged(receiver, caplog):
     sink(receiver).put(NEW)
 
     assert NEW.secret.reveal() not in caplog.text
+
+
+def test_custody_calls_it_by_its_address_and_shows_nothing_of_it(receiver):
+    here = sink(receiver, name="box")
+    there = sink(receiver, name="box", url=f"{receiver.address}/hooks/other/")
+
+    assert here.name == there.name
+    assert here.mark != there.mark
+    assert "hooks" not in here.mark

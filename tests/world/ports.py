@@ -145,7 +145,7 @@ class WorldSink:
 
     def __init__(self, world: "World", name: str) -> None:
         self._world = world
-        self.name = name
+        self.name = self.mark = name
         self.readable = world.truth.sinks[name].readable
 
     @property

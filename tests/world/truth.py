@@ -110,6 +110,8 @@ class Truth:
     users: tuple[tuple[datetime, str | None], ...] = ((START, "AIDAUSER1"),)
     keys: Mapping[str, TrueKey] = field(default_factory=dict)
     sinks: Mapping[str, TrueSink] = field(default_factory=dict)
+    unnamed: Mapping[str, TrueSink] = field(default_factory=dict)
+    """The sinks that the configuration does not name any more."""
     custody: Custody = field(default_factory=Custody)
     requests: tuple[tuple[int, Request], ...] = ()
     asked: int = 0

@@ -365,11 +365,22 @@ class World:
         self.change_sink(sink, trouble=kind)
 
     def configure(self, timing: Timing | None = None, **sinks: bool | None) -> None:
-        """A person edits the configuration: its times, and sinks (readable or not, None: gone)."""
+        """A person edits the configuration: its times, and sinks (readable or not, None: gone).
+
+        A place that is named again still holds what it held when it was last named.
+        """
         self.timing = timing or self.timing
-        kept = {n: s for n, s in self.truth.sinks.items() if sinks.get(n, True) is not None}
-        new = {n: TrueSink(bool(r)) for n, r in sinks.items() if r is not None and n not in kept}
-        self.truth = replace(self.truth, sinks={**kept, **new})
+        truth = self.truth
+        kept = {n: s for n, s in truth.sinks.items() if sinks.get(n, True) is not None}
+        gone = {n: s for n, s in truth.sinks.items() if n not in kept}
+        known = {**truth.unnamed, **gone}
+        new = {
+            name: replace(known.get(name, TrueSink(bool(readable))), by=PERSON, noticed=False)
+            for name, readable in sinks.items()
+            if readable is not None and name not in kept
+        }
+        unnamed = {n: s for n, s in known.items() if n not in new}
+        self.truth = replace(truth, sinks={**kept, **new}, unnamed=unnamed)
         self.tell(f"a person edits the configuration: sinks {', '.join(self.truth.sinks)}")
         self._identity = None
         self.restart()

@@ -34,8 +34,10 @@ class Format(Protocol):
 class FileSink:
     """A file that holds a pair: `rekeyd.ports.Sink`."""
 
-    def __init__(self, name: str, file: AtomicFile, form: Format, *, readable: bool = True) -> None:
-        self.name = name
+    def __init__(
+        self, settings: SinkSettings, file: AtomicFile, form: Format, *, readable: bool = True
+    ) -> None:
+        self.name, self.mark = settings.label, settings.mark
         self.readable = readable
         self._file = file
         self._format = form

@@ -50,7 +50,7 @@ class AwsCredentials(FileSettings):
         return f"{self.path}[{self.profile}]"
 
     def open(self, context: SinkContext) -> Sink:  # noqa: ARG002 - a file needs no surroundings
-        return FileSink(self.label, self.file(), Profile(self.profile))
+        return FileSink(self, self.file(), Profile(self.profile))
 
 
 @dataclass(frozen=True, slots=True)

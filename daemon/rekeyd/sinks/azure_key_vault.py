@@ -90,7 +90,7 @@ class _AzureKeyVaultSink:
     readable = True
 
     def __init__(self, settings: AzureKeyVault, context: SinkContext, speaker: Client) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._context = context
         self._client = speaker

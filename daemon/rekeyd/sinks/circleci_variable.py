@@ -74,7 +74,7 @@ class _CircleciVariableSink:
     readable = False
 
     def __init__(self, settings: CircleciVariable, speaker: Client) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._client = speaker
         self._owner = (

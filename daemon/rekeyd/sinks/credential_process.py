@@ -18,7 +18,7 @@ class CredentialProcess(FileSettings):
     type: Literal["credential_process"]
 
     def open(self, context: SinkContext) -> Sink:  # noqa: ARG002 - a file needs no surroundings
-        return FileSink(self.label, self.file(), ProcessDocument())
+        return FileSink(self, self.file(), ProcessDocument())
 
 
 class ProcessDocument:

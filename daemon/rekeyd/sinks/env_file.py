@@ -57,7 +57,7 @@ class EnvFile(FileSettings):
 
     def open(self, context: SinkContext) -> Sink:  # noqa: ARG002 - a file needs no surroundings
         form = VariablesText(DIALECTS[self.dialect], self.variables)
-        return FileSink(self.label, self.file(), form)
+        return FileSink(self, self.file(), form)
 
 
 @dataclass(frozen=True, slots=True)

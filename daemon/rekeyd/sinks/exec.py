@@ -100,7 +100,7 @@ class Exec(SinkSettings):
 
 class _ExecSink:
     def __init__(self, settings: Exec, context: SinkContext) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self.readable = settings.read is not None
         self._settings = settings
         self._context = context

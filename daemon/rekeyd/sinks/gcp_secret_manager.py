@@ -97,7 +97,7 @@ class _GcpSecretManagerSink:
     readable = True
 
     def __init__(self, settings: GcpSecretManager, context: SinkContext, speaker: Client) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._context = context
         self._client = speaker

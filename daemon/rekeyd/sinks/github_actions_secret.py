@@ -89,7 +89,7 @@ class _GithubActionsSecretSink:
     readable = False
 
     def __init__(self, settings: GithubActionsSecret, speaker: Client) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._client = speaker
         self._secrets = _collection(settings)

@@ -77,7 +77,7 @@ class _GitlabVariableSink:
     readable = True
 
     def __init__(self, settings: GitlabVariable, speaker: Client) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._client = speaker
         owner = f"projects/{segment(settings.project)}" if settings.project else ""

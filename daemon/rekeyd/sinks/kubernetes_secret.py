@@ -68,7 +68,7 @@ class _KubernetesSecretSink:
     readable = True
 
     def __init__(self, settings: KubernetesSecret, context: SinkContext) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._default_ca = context.tls_ca
         self._collection = f"/api/v1/namespaces/{segment(settings.namespace)}/secrets"

@@ -59,7 +59,7 @@ class _S3ObjectSink:
     readable = True
 
     def __init__(self, settings: S3Object, context: SinkContext) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._context = context
         self._where = f"s3://{settings.place}"

@@ -70,7 +70,7 @@ class _SecretsManagerSink:
     readable = True
 
     def __init__(self, settings: SecretsManager, context: SinkContext) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._context = context
         self._where = f"secret {settings.secret_id}"

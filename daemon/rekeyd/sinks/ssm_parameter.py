@@ -44,7 +44,7 @@ class _SsmParameterSink:
     readable = True
 
     def __init__(self, settings: SsmParameter, context: SinkContext) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._context = context
         self._where = f"parameter {settings.parameter}"

@@ -21,7 +21,7 @@ from rekeyd.ports import Sink
 from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._atomic import AtomicFile
 from rekeyd.sinks._file import SPECIMEN, FileSettings, FileSink, absolute
-from rekeyd.sinks.base import SinkContext
+from rekeyd.sinks.base import SinkContext, SinkSettings
 
 MARKERS = AccessPair("REKEYDMARKSTHEKEYID0", Secret("rekeydMarksTheSecretHere0123456789abcdef"))
 
@@ -51,7 +51,7 @@ class Template(FileSettings):
 
     def open(self, context: SinkContext) -> Sink:
         source = Source(context.identity, self.template, self.template_file)
-        return TemplateSink(self.label, self.file(), source)
+        return TemplateSink(self, self.file(), source)
 
 
 class Source:
@@ -146,8 +146,8 @@ class Source:
 class TemplateSink(FileSink):
     """A file that is all template: `rekeyd.ports.Sink`."""
 
-    def __init__(self, name: str, file: AtomicFile, source: Source) -> None:
-        super().__init__(name, file, TemplateText(source), readable=source.transparent())
+    def __init__(self, settings: SinkSettings, file: AtomicFile, source: Source) -> None:
+        super().__init__(settings, file, TemplateText(source), readable=source.transparent())
         self._source = source
 
     def check(self) -> None:

@@ -115,7 +115,7 @@ class _VaultKv2Sink:
     readable = True
 
     def __init__(self, settings: VaultKv2, speaker: Client) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._client = speaker
         self._data = _data_path(settings)

@@ -73,7 +73,7 @@ class _WebhookSink:
     readable = False
 
     def __init__(self, settings: Webhook, identity: str, speaker: Client) -> None:
-        self.name = settings.label
+        self.name, self.mark = settings.label, settings.mark
         self._settings = settings
         self._identity = identity
         self._client = speaker
