@@ -17,6 +17,8 @@ from world import MINUTE, POSSIBLE, proof
 from world.enumeration import Enumeration, Tally
 from world.scenarios import SCENARIOS, Scenario, expected_holds, name, prepared
 
+pytestmark = pytest.mark.proof
+
 PORTS = {
     "iam": ports.Iam,
     "consumer": ports.Consumer,

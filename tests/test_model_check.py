@@ -5,6 +5,8 @@ import pytest
 from model_check import MODELS, ModelCheck
 from world import proof
 
+pytestmark = pytest.mark.proof
+
 STATES = 20_000
 
 

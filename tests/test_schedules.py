@@ -27,6 +27,8 @@ from rekeyd.model import Timing
 from world import HOUR, MINUTE, POSSIBLE, Delays, Dice, Fault, World, every, proof
 from world.faults import Chooser, no_faults
 
+pytestmark = pytest.mark.proof
+
 SCHEDULES = int(os.environ.get("REKEYD_SCHEDULES", "2000"))
 PARTS = 4
 """So that several workers share them."""

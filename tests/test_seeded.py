@@ -6,6 +6,8 @@ from seeded import BUGS, Bug, sown
 from seeded.hunt import hunt
 from world import proof
 
+pytestmark = pytest.mark.proof
+
 
 def test_there_are_at_least_forty_different_bugs() -> None:
     assert len({bug.changes for bug in BUGS}) == len({bug.name for bug in BUGS}) == len(BUGS)

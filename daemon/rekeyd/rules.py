@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rekeyd import holds
-from rekeyd.model import Key, Pair, Snapshot, Timing, short
+from rekeyd.model import Intent, Key, Pair, Snapshot, Timing, short
 from rekeyd.steps import (
     Activate,
     Deactivate,
@@ -63,7 +63,7 @@ def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
     intent = s.custody.intent
     if intent is None or s.now < intent.at + t.settle:
         return None
-    unexplained = _unexplained(s)
+    unexplained = _unexplained(s, intent)
     fitting = [key for key in unexplained if key.created <= intent.at + CALL_WINDOW]
     closed = replace(s.custody, intent=None)
     if len(fitting) == 1:
@@ -191,9 +191,9 @@ def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
 
 def mint(s: Snapshot, t: Timing) -> Step | None:
     """Make a new pair when it is due and there is room for it. Every sink could take it."""
-    if s.custody.intent:
-        settled = s.now >= s.custody.intent.at + t.settle
-        return holds.interrupted(_unexplained(s)) if settled else None
+    if intent := s.custody.intent:
+        settled = s.now >= intent.at + t.settle
+        return holds.interrupted(_unexplained(s, intent)) if settled else None
     if not due(s, t):
         return None
     expected = {p.key_id for p in s.custody.pairs if not p.deleted and not p.missing}
@@ -269,11 +269,8 @@ def _shown(s: Snapshot, pair: Pair) -> bool:
     return key is not None and key.active
 
 
-def _unexplained(s: Snapshot) -> list[Key]:
-    """The unused keys that came after the open intent: its call may have made one of them."""
-    intent = s.custody.intent
-    if intent is None:
-        return []
+def _unexplained(s: Snapshot, intent: Intent) -> list[Key]:
+    """The unused keys that came after an intent: its call may have made one of them."""
     late = [k for k in s.foreign if k.created >= intent.at - CLOCK_SKEW and k.last_used is None]
     return [key for key in late if key.id not in intent.known and not s.holders(key.id)]
 

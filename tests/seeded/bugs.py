@@ -167,8 +167,8 @@ BUGS = (
         "a new key is made while an intent is open",
         "crash late: normal",
         "rules",
-        "    if s.custody.intent:\n        settled",
-        "    if False:\n        settled",
+        "    if intent := s.custody.intent:",
+        "    if (intent := s.custody.intent) and False:",
     ),
     bug(
         "any unknown key is taken for the orphan",

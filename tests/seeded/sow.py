@@ -49,7 +49,7 @@ def _by_module(bug: Bug) -> Mapping[str, list[tuple[str, str]]]:
 
 def _differences(module: ModuleType, source: str) -> Iterator[tuple[Any, str, Any]]:
     other: dict[str, Any] = {"__name__": module.__name__}
-    exec(compile(source, f"{module.__name__} with a bug", "exec"), other)
+    exec(compile(source, f"<{module.__name__} with a bug>", "exec"), other)
     for name, value in other.items():
         mine = getattr(module, name, None)
         if isinstance(mine, type) and mine.__module__ == module.__name__:
