@@ -340,6 +340,18 @@ def test_provision_makes_what_is_missing_and_then_nothing_more(rekeyd, aws, conf
     assert [group["GroupName"] for group in groups] == ["backup_group"]
 
 
+def test_users_of_one_group_are_no_strangers_to_each_other(rekeyd, aws, config):
+    aws.iam.delete_user(UserName="backup_user")
+    other = {"user": "other_user", "sinks": [{"type": "exec", "command": ["/bin/true"]}]}
+    both = [config.identity | PROVISIONED, PROVISIONED | other]
+    config(top={"identities": both})
+
+    assert rekeyd("provision").code == 0
+    again = rekeyd("provision", "--dry-run")
+
+    assert again.out == "backup_user: nothing to change\nother_user: nothing to change\n"
+
+
 def test_provision_takes_nothing_over_unasked(rekeyd, config):
     config(**PROVISIONED)
 
@@ -399,13 +411,14 @@ def test_a_fault_of_our_own_is_one_line(rekeyd, monkeypatch):
     assert "secret" not in done.err
 
 
-def test_control_c_leaves_without_a_word(rekeyd, monkeypatch):
+def test_control_c_leaves_without_a_traceback(rekeyd, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rekeyd.commands.looking.status", interrupted)
+    done = rekeyd("status")
 
-    assert rekeyd("status").code == 1
+    assert (done.code, done.err.strip()) == (1, "Aborted!")
 
 
 def test_a_reader_that_went_away_ends_it_quietly(config):

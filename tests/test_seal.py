@@ -102,7 +102,7 @@ def test_systemd_passes_a_key_as_a_credential(tmp_path, monkeypatch):
 def test_without_systemd_there_are_no_credentials(monkeypatch):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
-    with pytest.raises(Misconfigured, match="needs systemd"):
+    with pytest.raises(Misconfigured, match="CREDENTIALS_DIRECTORY"):
         open_sealer("credential:seal", no_kms)
 
 

@@ -295,8 +295,6 @@ def main() -> NoReturn:
         if error.do:
             click.echo(f"  → {error.do}", err=True)
         sys.exit(exit_code(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(FAILED)

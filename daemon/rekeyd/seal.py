@@ -101,7 +101,7 @@ def credential(name: str) -> Path:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         raise Misconfigured(
-            f"`seal: credential:{name}` needs systemd, which passes no credentials here",
+            f"`seal: credential:{name}` is in CREDENTIALS_DIRECTORY, which is not set here",
             f"start rekeyd from a unit with LoadCredential={name}:PATH, or use `seal: file:PATH`",
         )
     return Path(folder) / name

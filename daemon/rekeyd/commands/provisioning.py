@@ -28,7 +28,7 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
         account = shared_account(accounts, identity.aws, lambda *_: None)
         with closing(account.client("sts")) as sts, closing(account.client("iam")) as iam:
             signer = caller(sts)
-            spec = _spec(identity, signer.partition)
+            spec = _spec(settings, identity, signer.partition)
             provisioner = Provisioner(iam, signer, spec, take_over=take_over)
             plan = provisioner.plan()
             for notice in plan.notices:
@@ -57,7 +57,7 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
 def policy(settings: Settings, party: str) -> int:
     """Print the least policy of a party."""
     partition = _partition(settings)
-    specs = [_spec(i, partition) for i in settings.identities if i.group and i.policy]
+    specs = [_spec(settings, i, partition) for i in settings.identities if i.group and i.policy]
     match party:
         case "rotator":
             users = [documents.User(i.user, i.path) for i in settings.identities]
@@ -87,8 +87,13 @@ def _backup(settings: Settings, partition: str) -> Any:
     }
 
 
-def _spec(identity: IdentitySettings, partition: str) -> documents.Provisioning:
+def _spec(settings: Settings, identity: IdentitySettings, partition: str) -> documents.Provisioning:
     assert identity.group and identity.policy  # noqa: S101, PT018 (callers choose those)
+    shared = [
+        other
+        for other in settings.identities
+        if (other.group, other.aws) == (identity.group, identity.aws)
+    ]
     return documents.Provisioning(
         user=identity.user,
         group=identity.group,
@@ -96,6 +101,7 @@ def _spec(identity: IdentitySettings, partition: str) -> documents.Provisioning:
         document=_document(identity, partition),
         path=identity.path,
         boundary=identity.policy.boundary,
+        peers=frozenset(other.user for other in shared) - {identity.user},
     )
 
 

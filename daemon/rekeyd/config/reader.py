@@ -188,6 +188,14 @@ def _find_conflicts(
             account,
             right="keep one identity for it, or say with `aws` how the accounts differ",
         )
+        claims.claim(
+            (*path, "group"),
+            "group",
+            identity.get("group"),
+            account,
+            right="members of one group have one `policy`; name another group",
+            alike=repr(identity.get("policy")),
+        )
         for where, sink in opened.get(path, {}).items():
             if not _claim_place(claims, where, sink, account):
                 right = "give one of them another `name`"
