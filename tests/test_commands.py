@@ -311,6 +311,13 @@ def test_check_finds_both_slots_taken(rekeyd, aws):
     assert "both of the user's key slots" in done.out
 
 
+@pytest.mark.parametrize("command", ["check", "plan", "status", "history"])
+def test_who_looks_before_the_first_start_makes_no_state(rekeyd, config, command):
+    assert rekeyd(command).code == 0
+
+    assert not (config.folder / "state").exists()
+
+
 def test_check_tries_the_state_before_aws(rekeyd, config):
     config(top={"seal": "file:/nowhere/seal.key"})
 

@@ -1,8 +1,11 @@
 """From settings to the objects that work: the one place that knows every adapter."""
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rekeyd.config import IdentitySettings, Settings
@@ -80,6 +83,31 @@ def open_store(settings: Settings) -> Store:
             "name a folder, and run one rekeyd on it",
         )
     return Store(Path(settings.state))
+
+
+@contextmanager
+def state_to_look_at(settings: Settings) -> Iterator[Store]:
+    """Open the state for those who look. Where none was made yet it is an empty one for a while.
+
+    So root, who looks before the daemon's first start, leaves no folder that the daemon cannot use.
+    """
+    if "://" not in settings.state and _could_be_made(Path(settings.state)):
+        with TemporaryDirectory(prefix="rekeyd-") as folder, closing(Store(Path(folder))) as store:
+            yield store
+    else:
+        with closing(open_store(settings)) as store:
+            yield store
+
+
+def _could_be_made(folder: Path) -> bool:
+    try:
+        (folder / "rekeyd.sqlite").stat()
+    except FileNotFoundError:
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        return os.access(nearest, os.W_OK | os.X_OK)
+    except OSError:
+        return False
+    return False
 
 
 def fit_sealer(settings: Settings, store: Store, kms: Callable[[], Any]) -> tuple[Sealer, bool]:

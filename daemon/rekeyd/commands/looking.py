@@ -1,7 +1,6 @@
 """`plan`, `status`, `history` and `check`: they look, and change nothing."""
 
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import click
 
-from rekeyd.assemble import Workshop, fit_sealer, open_store
+from rekeyd.assemble import Workshop, fit_sealer, state_to_look_at
 from rekeyd.commands import DONE, HELD, ago, event_line, print_json, table
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import document
@@ -37,7 +36,7 @@ def _kms(settings: Settings) -> Any:
 def plan(settings: Settings, as_json: bool) -> int:
     """Look at each identity and print its next step. Returns 3 when one is on hold."""
     rows, documents, worst = [], [], DONE
-    with closing(open_store(settings)) as store:
+    with state_to_look_at(settings) as store:
         shop = workshop(settings, store)
         for identity in settings.identities:
             who = shop.build(identity)
@@ -69,7 +68,7 @@ def plan(settings: Settings, as_json: bool) -> int:
 
 def status(settings: Settings, as_json: bool) -> int:
     """Print where each identity stood at its last look. Returns 3 when one is on hold."""
-    with closing(open_store(settings)) as store:
+    with state_to_look_at(settings) as store:
         known = store.published()
     names = [identity.name for identity in settings.identities]
     statuses = [known[name] for name in names if name in known]
@@ -121,7 +120,7 @@ def _remarks(one: Status) -> Iterator[str]:
 
 def history(settings: Settings, identity: str | None, lines: int, as_json: bool) -> int:
     """Print the newest events, oldest first."""
-    with closing(open_store(settings)) as store:
+    with state_to_look_at(settings) as store:
         events = [event for _, event in store.history(identity)][-lines:]
     if as_json:
         print_json({"history": [asdict(event) for event in events]})
@@ -140,7 +139,7 @@ def history(settings: Settings, identity: str | None, lines: int, as_json: bool)
 def check(settings: Settings, offline: bool, as_json: bool) -> int:
     """Try what a rotation needs, and print each answer. Returns the worst answer's exit code."""
     results: list[dict[str, Any]] = []
-    with closing(open_store(settings)) as store:
+    with state_to_look_at(settings) as store:
         shop: Workshop | None = None
 
         def state() -> None:
