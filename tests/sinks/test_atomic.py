@@ -155,8 +155,14 @@ def test_owner_and_group_may_be_numbers(path):
 def test_an_owner_that_is_not_named_stays(monkeypatch, file, path):
     given = []
     monkeypatch.setattr(os, "fchown", lambda _fd, uid, gid: given.append((uid, gid)))
+    AtomicFile(file.path, group="4000000002").update(to(NEW))
+    assert given == [(path.stat().st_uid, 4000000002)]
+
+
+def test_owners_that_are_right_already_are_not_asked_for(monkeypatch, file):
+    monkeypatch.delattr(os, "fchown")
     file.update(to(NEW))
-    assert given == [(path.stat().st_uid, path.stat().st_gid)]
+    assert file.read() == NEW
 
 
 @pytest.mark.parametrize("setting", ["owner", "group"])
@@ -172,7 +178,7 @@ def test_a_chown_that_is_not_allowed_is_found_by_check(monkeypatch, file, path):
 
     monkeypatch.setattr(os, "fchown", denied)
     with pytest.raises(Refused, match="may not give"):
-        file.check(to(NEW))
+        AtomicFile(file.path, group="4000000002").check(to(NEW))
     assert beside(path) == ["pair"]
 
 

@@ -134,13 +134,17 @@ class AtomicFile:
     def _dress(self, descriptor: int, present: os.stat_result | None) -> None:
         """Give the new file its mode and owners. The mode first: only an owner may set it."""
         os.fchmod(descriptor, self.mode)
-        uid, gid = self._ids(present or os.fstat(descriptor))
+        made = os.fstat(descriptor)
+        uid, gid = self._ids(present or made)
+        if (made.st_uid, made.st_gid) == (uid, gid):
+            return  # a hardened service may not even ask for what is so already
         try:
             os.fchown(descriptor, uid, gid)
         except PermissionError:
             raise _refused(
                 f"the daemon may not give {self.path} to {_user(uid)} and group {_group(gid)}",
-                "give the daemon CAP_CHOWN, or make it a member of the group and leave out `owner`",
+                "leave out `owner`, and give the folder that group and the mode 2770; or give the "
+                "daemon CAP_CHOWN",
             ) from None
 
     def _ids(self, present: os.stat_result) -> tuple[int, int]:
@@ -298,12 +302,15 @@ def _explain(error: OSError, path: str) -> RekeydError:
             f"see that {folder} has space, and that its file system is well",
         )
     what, do = {
-        errno.ENOENT: (f"the folder {folder} does not exist", "make it, for the consumer to read"),
+        errno.ENOENT: (
+            f"the folder {folder} does not exist",
+            "make it, for the consumer to read, and name it in BindPaths of a hardened unit",
+        ),
         errno.ENOTDIR: (f"{folder} is not a folder", "correct `path`"),
         errno.ELOOP: (f"{path} is a link, which rekeyd does not follow", "name the real file"),
         errno.EROFS: (
             f"{folder} is read-only",
-            "mount it writable, or allow it in the unit's ReadWritePaths",
+            "mount it writable, or name it in BindPaths of the unit",
         ),
         errno.EISDIR: (f"{path} or its temporary file is a folder", "correct `path`"),
     }.get(
