@@ -46,7 +46,8 @@ def _crash() -> tuple[str, Any]:
 Each rotation below was run with every single fault ({_total(runs, "singles"):,}) and with every
 pair of faults, the second on the way back from the first: every call that the program makes x
 (killed before it, killed when it took effect, answer lost before and after, throttled, refused,
-disk full, ...). A killed daemon is started again at once, and hours later.
+disk full, ...). A killed daemon is started again at once, and hours later. The second fault comes
+in a later look than the first; two in one look are met by the random schedules below.
 
 {_table(runs, singles="single faults", pairs="pairs", states="states")}
 Again: `pytest tests/test_crash.py`.
