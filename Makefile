@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e bench check lock clean
+.PHONY: help run test e2e bench check proof soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,12 @@ check: $(VENV)/.test ## lint, types, floors, dependencies, docs
 	@$(BIN)/deptry daemon 2> .cache/deptry.txt || (cat .cache/deptry.txt; false)
 	@$(BIN)/python -m pytest -q tests/test_docs.py
 	@echo "lint, types, floors, dependencies and docs are in order"
+
+proof: $(VENV)/.test ## run the proofs, and write tests/PROOF.md anew
+	@$(BIN)/python tests/write_proof.py
+
+soak: $(VENV)/.test ## the proofs for as long as there is time: make soak MINUTES=600
+	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),30)
 
 lock: $(VENV)/.test ## resolve the locks anew
 	@for lock in "deploy/lock/runtime.txt" \

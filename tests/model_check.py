@@ -83,9 +83,10 @@ class ModelCheck:
         self._good: set[int] = set()
         self.report = Report(model)
 
-    def run(self, limit: int) -> Report:
-        """Explore until so many distinct states are known, or all of them."""
+    def run(self, limit: int, seconds: float = float("inf")) -> Report:
+        """Explore until so many distinct states are known, or all of them, or time is up."""
         began = time.monotonic()
+        self._end = began + seconds
         with self._explorer.running():
             layer = self._calm_line(self._found(self._explorer.start, -1, CALM, 0))
             while layer and self._room(limit):
@@ -95,7 +96,7 @@ class ModelCheck:
         return self.report
 
     def _room(self, limit: int) -> bool:
-        return len(self._states) < limit
+        return len(self._states) < limit and time.monotonic() < self._end
 
     def _next_layer(self, layer: list[State], limit: int) -> list[State]:
         """Do one more piece of mischief everywhere; follow each to where it comes to rest."""

@@ -1,0 +1,111 @@
+"""The proofs for as long as there is time: `make soak MINUTES=600`.
+
+A third of the time each: the models are explored further, random schedules run from ever new seeds,
+and settings are spoiled at random for the loader. The first violation ends it, with its story.
+One core explores some 5,000 states a second, or runs some 25 schedules: 100,000 of them, and
+1,000,000 states, take MINUTES=210.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from model_check import MODELS, ModelCheck
+from rekeyd.config import parse
+from rekeyd.errors import Misconfigured
+from world import Violation
+
+TESTS = Path(__file__).parent
+SCHEDULES = 1000
+"""Random schedules of one seed."""
+
+STATES = 1_000_000
+"""Most states of one model: they are kept in memory."""
+
+SPOILERS = "\0\t\n :{}[]#&*!|>'\"%@`,-?~0é💥"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first schedules")
+    arguments = parser.parse_args()
+    third = arguments.minutes * 20
+    rows = []
+    for soak in (_models, _schedules, _settings):
+        found, tried = soak(third, arguments.seed)
+        rows.append(
+            (soak.__name__[1:], tried, "a violation: see above" if found else "0 violations")
+        )
+        if found:
+            break
+    print()
+    for row in rows:
+        print(f"{row[0]:10}  {row[1]:40}  {row[2]}")
+    return int(any("a violation" in row[2] for row in rows))
+
+
+def _models(seconds: float, _: int) -> tuple[bool, str]:
+    states = 0
+    for model in MODELS:
+        print(f"exploring {model}, for {seconds / len(MODELS):.0f} s at most", flush=True)
+        try:
+            report = ModelCheck(model).run(STATES, seconds / len(MODELS))
+        except Violation as violation:
+            print(violation)
+            return True, model
+        print(f"  {report}", flush=True)
+        states += report.states
+    return False, f"{states:,} distinct states"
+
+
+def _schedules(seconds: float, seed: int) -> tuple[bool, str]:
+    end, done = time.monotonic() + seconds, 0
+    while not done or time.monotonic() < end:
+        print(f"{SCHEDULES} schedules, seed {seed + done}", flush=True)
+        run = subprocess.run(
+            [
+                *(sys.executable, "-m", "pytest", "-q", f"--hypothesis-seed={seed + done}"),
+                *(str(TESTS / "test_schedules.py"), "-k", "[0]"),
+            ],
+            env={**os.environ, "REKEYD_SCHEDULES": str(SCHEDULES * 4)},
+            cwd=TESTS.parent,
+            check=False,
+        )
+        done += 1
+        if run.returncode:
+            return True, f"seed {seed + done - 1}"
+    return False, f"{done * SCHEDULES:,} schedules"
+
+
+def _settings(seconds: float, seed: int) -> tuple[bool, str]:
+    end, tried, dice = time.monotonic() + seconds, 0, random.Random(seed)
+    good = [path.read_text() for path in sorted((TESTS.parent / "config").glob("*.yaml"))]
+    print(f"spoiling settings for {seconds:.0f} s, seed {seed}", flush=True)
+    while time.monotonic() < end:
+        text = _spoiled(dice, dice.choice(good))
+        tried += 1
+        try:
+            parse(text, "rekeyd.yaml")
+        except Misconfigured:
+            continue
+        except Exception as error:  # noqa: BLE001 (whatever it is, it is the finding)
+            print(f"{type(error).__name__}: {error}\n{text!r}")
+            return True, f"{tried:,} settings"
+    return False, f"{tried:,} spoiled settings"
+
+
+def _spoiled(dice: random.Random, text: str) -> str:
+    for _ in range(dice.randint(1, 5)):
+        at, length = dice.randrange(len(text) + 1), dice.choice((0, 0, 1, 5, 40))
+        put = dice.choice((dice.choice(SPOILERS), text[at : at + dice.randint(0, 60)], ""))
+        text = text[:at] + put + text[at + length :]
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
