@@ -352,6 +352,12 @@ def test_a_foreign_key_is_shown_as_such() -> None:
     )
 
 
+def test_a_key_of_which_nobody_knows_when_it_was_made_has_no_place_in_time() -> None:
+    undated = replace(key("EVIL", "foreign", NOW), created=None)
+    assert lives(replace(RESTING, keys=(undated,)), []) == []
+    assert "EVIL" not in drawn(replace(RESTING, keys=(undated,)))
+
+
 def test_the_picture_shows_both_pairs_of_a_rotation() -> None:
     old = key("OLDK", "superseded", NOW - 30 * DAY, current=NOW - 30 * DAY)
     status = replace(RESTING, keys=(old, *RESTING.keys), next_rotation=NOW + 30 * DAY)

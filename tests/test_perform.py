@@ -1,10 +1,13 @@
 """What each step does, call by call, where the order or the number of calls is the point."""
 
+from dataclasses import replace
+
 import pytest
 
 from rekeyd.errors import Propagating, RekeydError, Transient
 from rekeyd.observe import look
 from rekeyd.perform import PROBES, perform
+from rekeyd.ports import Listing
 from rekeyd.rules import plan
 from rekeyd.steps import Deactivate, Delete, Deliver, Mint, Rest, Step, Verify
 from world import HOUR, MINUTE, Delays, World
@@ -31,6 +34,19 @@ def do(world: World, step: Step) -> list[str]:
     world.calls.clear()
     perform(world.identity, seen, step)
     return [call for call in world.calls if not call.startswith("sealer")]
+
+
+def test_when_a_key_of_ours_was_made_custody_tells_if_the_store_does_not() -> None:
+    world = World()
+    until(world, Verify)
+    listed = look(world.identity)
+    world.identity.iam.list_keys = lambda: Listing(  # type: ignore[method-assign]
+        listed.now, tuple(replace(key, created=None) for key in listed.keys)
+    )
+
+    seen = look(world.identity)
+
+    assert [key.created for key in seen.keys] == [pair.minted for pair in seen.custody.pairs]
 
 
 def test_an_intent_is_durable_before_a_key_is_made_and_its_pair_right_after() -> None:

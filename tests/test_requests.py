@@ -63,6 +63,12 @@ def test_an_adopted_key_is_ours_from_now_on_without_its_secret() -> None:
     assert adopted.born == START, "its overlap counts from now"
 
 
+def test_a_key_of_which_nobody_knows_when_it_was_made_can_be_adopted() -> None:
+    undated = replace(SEEN, keys=(*SEEN.keys, Key("AKIAUNDATED", True, None)))
+
+    assert asked("adopt", "AKIAUNDATED", undated).pairs[-1].born == START
+
+
 def test_a_key_that_was_ours_once_can_be_adopted_again() -> None:
     seen = replace(SEEN, custody=replace(SEEN.custody, gone=("AKIAFOREIGN", "AKIAOTHER")))
     custody = asked("adopt", "AKIAFOREIGN", seen)

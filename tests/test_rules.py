@@ -203,8 +203,9 @@ class TestCloseACrashedMint:
         [
             (key(FOREIGN, SETTLE - 3 * MINUTE),),
             (key(NEW, SETTLE), key(FOREIGN, SETTLE)),
+            (Key(NEW, active=True, created=None),),
         ],
-        ids=["made long after", "two that fit"],
+        ids=["made long after", "two that fit", "of a store that does not say when it was made"],
     )
     def test_a_key_that_may_be_ours_is_not_taken_and_a_person_is_asked(
         self, keys: tuple[Key, ...]

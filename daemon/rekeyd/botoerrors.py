@@ -1,7 +1,8 @@
 """What botocore raises, said in the words of `rekeyd.errors`: the one edge for every AWS adapter.
 
 Codes are those of AWS, "Common Error Types", and of the error pages of IAM, STS, S3, Secrets
-Manager, SSM and KMS. botocore's own retries are over when an error arrives here.
+Manager, SSM and KMS, and what SeaweedFS and Ceph answer to calls that they do not know. botocore's
+own retries are over when an error arrives here.
 """
 
 from collections.abc import Iterator
@@ -49,6 +50,12 @@ FAILED = _codes(
     "InternalError InternalFailure InternalServerError InternalServiceError ServiceFailure"
     " ServiceUnavailable ServiceUnavailableException"
 )
+UNSUPPORTED = _codes(
+    "InvalidAction MethodNotAllowed NotImplemented NotImplementedException UnknownOperationException"
+    " UnsupportedOperation"
+)
+"""What stores answer that speak IAM, STS or S3 and have not all of it."""
+
 QUOTABLE = DENIED | LIMIT | {"MalformedPolicyDocument", "MalformedPolicyDocumentException"}
 """Codes whose text names principals, actions and limits only. Others may repeat a parameter."""
 
@@ -94,7 +101,8 @@ def translated(what: str, action: str, resource: str, party: str = "rotator") ->
     prints. Raises
 
     * `Gone` for what does not exist, and `Refused` with the reason `permission`, `credentials`,
-      `exists`, `limit` or `request` (anything else that AWS definitely did not do);
+      `exists`, `limit`, `unsupported` (a store that is not AWS does not know the call) or `request`
+      (anything else that AWS definitely did not do);
     * `Transient` when nothing was done but may be later, and its subclass `Unanswered` when it may
       have been done: time-outs, dropped connections, 5xx, unreadable answers;
     * `Misconfigured` for a profile, region or AWS configuration file that cannot be used.
@@ -124,6 +132,12 @@ def _answer(
         return Transient(
             f"could not {what}: AWS is busy ({code}); nothing was done and nothing is lost",
             "try again in a minute",
+        )
+    if code in UNSUPPORTED or status in {405, 501}:
+        return Refused(
+            f"could not {what}: this store does not know the call{f' {action}' if action else ''}",
+            "config/README.md, `Stores that are not AWS`, says what rekeyd can do without",
+            reason="unsupported",
         )
     if code in FAILED or status >= 500:
         return Unanswered(

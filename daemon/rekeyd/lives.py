@@ -48,7 +48,8 @@ def lives(status: Status, events: Sequence[Event]) -> list[Life]:
     """Tell the newest lives, oldest first. Events too are oldest first; gaps in them do no harm."""
     told = _from_history(events)
     for key in status.keys:
-        told[key.key] = _from_look(key, told.get(key.key), status.at)
+        if key.created:
+            told[key.key] = _from_look(key, key.created, told.get(key.key), status.at)
     found = sorted(told.values(), key=lambda life: life.created)[-MOST:]
     return [
         replace(life, replaced=_replaced(life, [n.current for n in found[place + 1 :]]))
@@ -95,10 +96,10 @@ def _went_on(life: Life, event: Event) -> Life:
     return life
 
 
-def _from_look(key: KeyStatus, told: Life | None, at: datetime) -> Life:
+def _from_look(key: KeyStatus, created: datetime, told: Life | None, at: datetime) -> Life:
     return Life(
         key=key.key,
-        created=key.created,
+        created=created,
         seen=at,
         current=key.current_since or (told.current if told else None),
         deactivated=key.deactivated,

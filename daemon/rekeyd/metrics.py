@@ -42,6 +42,7 @@ REASONS = (
     "permission",
     "request",
     "state",
+    "unsupported",
     "wrong_user",
 )
 """Why rekeyd can be on hold. Each has a series that is 0 or 1, so that an alert sees it end."""

@@ -23,7 +23,7 @@ class Key:
 
     id: str
     active: bool
-    created: datetime
+    created: datetime | None  # None: a store that is not AWS may not tell
     last_used: datetime | None = None
 
 

@@ -25,10 +25,16 @@ def look(who: Identity) -> Snapshot:
     if listing is None:
         return Snapshot(now=datetime.now(UTC), user_id=None, root=root, custody=custody)
     seen = Snapshot(now=listing.now, user_id=user_id, root=root, keys=listing.keys, custody=custody)
-    keys = tuple(_with_last_use(who, seen, key) for key in listing.keys)
+    keys = tuple(_with_last_use(who, seen, _with_birth(custody, key)) for key in listing.keys)
     minting = due(seen, who.timing)
     views = who.each(lambda sink: _view(sink, custody, minting), who.sinks)
     return replace(seen, keys=keys, sinks=tuple(views))
+
+
+def _with_birth(custody: Custody, key: Key) -> Key:
+    """What a store does not tell of our own keys, custody does."""
+    minted = {pair.key_id: pair.minted for pair in custody.pairs}
+    return replace(key, created=key.created or minted.get(key.id))
 
 
 def _with_last_use(who: Identity, seen: Snapshot, key: Key) -> Key:

@@ -155,7 +155,7 @@ def _facts(status: Status, now: datetime) -> Markup:
     key = status.current
     facts: list[tuple[str, Markup]] = [
         ("Current key", join(key.key) if key else join("none yet")),
-        ("Its age", _age(key.created, now) if key else join("not known")),
+        ("Its age", _age(key.created, now) if key and key.created else join("not known")),
         ("Next rotation", _next(status, now)),
         ("Last rotation", _ago(status.last_rotation, now)),
     ]

@@ -35,7 +35,7 @@ def _adopt(s: Snapshot, name: str) -> Custody:
     if name == s.user_id or name in {pair.key_id for pair in s.custody.pairs}:
         return s.custody
     if key := s.listed.get(name):
-        pair = Pair(key_id=key.id, minted=key.created, adopted=True, restored=s.now)
+        pair = Pair(key_id=key.id, minted=key.created or s.now, adopted=True, restored=s.now)
         gone = tuple(other for other in s.custody.gone if other != name)
         return replace(s.custody, pairs=(*s.custody.pairs, pair), gone=gone)
     if s.holders(name):

@@ -57,17 +57,19 @@ def guard(s: Snapshot, _: Timing) -> Step | None:
 def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
     """Once IAM can no longer hide it, find the key of a mint whose answer was lost.
 
-    One call makes one key, at once. With two that fit, or one that came later, nobody can tell
-    whether it is ours: the intent stays open, and `mint` waits for a person.
+    One call makes one key, at once. With two that fit, one that came later, or one of a store that
+    does not say when it was made, nobody can tell: the intent stays open, and `mint` waits for a
+    person.
     """
     intent = s.custody.intent
     if intent is None or s.now < intent.at + t.settle:
         return None
     unexplained = _unexplained(s, intent)
-    fitting = [key for key in unexplained if key.created <= intent.at + CALL_WINDOW]
+    born = {k.id: k.created for k in unexplained if k.created}
+    fitting = [name for name, at in born.items() if at <= intent.at + CALL_WINDOW]
     closed = replace(s.custody, intent=None)
     if len(fitting) == 1:
-        orphan = Pair(key_id=fitting[0].id, minted=fitting[0].created)
+        orphan = Pair(key_id=fitting[0], minted=born[fitting[0]])
         return Record(
             f"the interrupted mint left {short(orphan.key_id)}, whose secret nobody has",
             replace(closed, pairs=(*closed.pairs, orphan)),
@@ -271,8 +273,10 @@ def _shown(s: Snapshot, pair: Pair) -> bool:
 
 def _unexplained(s: Snapshot, intent: Intent) -> list[Key]:
     """The unused keys that came after an intent: its call may have made one of them."""
-    late = [k for k in s.foreign if k.created >= intent.at - CLOCK_SKEW and k.last_used is None]
-    return [key for key in late if key.id not in intent.known and not s.holders(key.id)]
+    since = intent.at - CLOCK_SKEW
+    unused = [key for key in s.foreign if key.last_used is None and not s.holders(key.id)]
+    late = [key for key in unused if key.created is None or key.created >= since]
+    return [key for key in late if key.id not in intent.known]
 
 
 def _overlap(t: Timing, pair: Pair) -> timedelta:

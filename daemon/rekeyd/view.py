@@ -26,7 +26,7 @@ class KeyStatus:
     key: str
     state: str  # current | pending | superseded | orphan | foreign
     active: bool
-    created: datetime
+    created: datetime | None
     last_used: datetime | None
     verified: datetime | None
     current_since: datetime | None

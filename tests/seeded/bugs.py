@@ -174,8 +174,7 @@ BUGS = (
         "any unknown key is taken for the orphan",
         "rules",
         "rules",
-        "    late = [k for k in s.foreign if k.created >= intent.at - CLOCK_SKEW "
-        "and k.last_used is None]",
+        "    late = [key for key in unused if key.created is None or key.created >= since]",
         "    late = s.foreign",
     ),
     bug(
