@@ -90,6 +90,85 @@ def test_a_store_that_tells_no_time_is_not_trusted(proxy, iam):
     assert refused.value.reason == "clock"
 
 
+def test_aws_itself_lacks_nothing(iam):
+    assert iam.gaps() == []
+    iam.create_key()
+    assert iam.gaps() == []
+
+
+def test_what_a_store_lacks_is_said_and_done_without(proxy, iam):
+    for action, answer in BARE.items():
+        proxy.reply(action, f"<Response><{action}Result>{answer}</{action}Result></Response>")
+    proxy.fail("GetAccessKeyLastUsed", "NotImplemented", 501)
+
+    assert len(iam.gaps()) == 3
+    assert iam.user_id() == "backup_user"
+    assert [(key.id, key.active, key.created) for key in iam.list_keys().keys] == [
+        (NOBODY.key_id, True, None)
+    ]
+    assert iam.last_used(NOBODY.key_id) is None
+    new = iam.create_key()
+    assert abs(new.created - datetime.now(UTC)) < timedelta(seconds=10)
+    assert new.pair.secret.reveal() == "s"
+
+
+KEY = f"<AccessKeyId>{NOBODY.key_id}</AccessKeyId><Status>Active</Status>"
+BARE = {
+    "GetUser": "<User><UserName>backup_user</UserName></User>",
+    "ListAccessKeys": f"<AccessKeyMetadata><member>{KEY}</member></AccessKeyMetadata>",
+    "CreateAccessKey": f"<AccessKey>{KEY}<SecretAccessKey>s</SecretAccessKey></AccessKey>",
+}
+
+
+def test_a_refused_question_for_the_last_use_is_no_gap(proxy, iam):
+    proxy.fail("GetAccessKeyLastUsed", "AccessDenied", 403)
+
+    assert iam.gaps() == []
+    with pytest.raises(Refused, match="iam:GetAccessKeyLastUsed"):
+        iam.last_used(NOBODY.key_id)
+
+
+def test_a_store_without_sts_is_asked_nothing_there(proxy):
+    settings = AwsSettings(endpoint_url=proxy.endpoint, endpoint_url_sts="none", region="x-y")
+    account = Account(settings, lambda *_: None)
+    iam = AwsIam(account, "backup_user")
+
+    assert account.caller() is None
+    assert not iam.caller_is_root()
+    assert "no STS" in iam.gaps()[0]
+    assert "GetCallerIdentity" not in proxy.calls
+
+
+@pytest.mark.parametrize(
+    ("code", "status"), [("ServiceUnavailable", 503), ("NotImplemented", 501), ("Unknown", 404)]
+)
+def test_where_sts_fails_it_is_said_how_to_do_without(proxy, account, code, status):
+    proxy.fail("GetCallerIdentity", code, status)
+
+    with pytest.raises((Refused, Unanswered)) as failed:
+        account.caller()
+    assert "endpoint_url_sts: none" in failed.value.do
+
+
+def test_credentials_that_sts_refuses_are_no_sign_of_a_missing_sts(proxy, account):
+    proxy.fail("GetCallerIdentity", "InvalidClientTokenId", 403)
+
+    with pytest.raises(Refused) as refused:
+        account.caller()
+    assert "endpoint_url_sts" not in refused.value.do
+
+
+def test_an_error_in_the_form_of_s3_is_understood_in_iam_too(proxy, iam, account, calls):
+    error = b"<Error><Code>InvalidAccessKeyId</Code><Message>no such key</Message></Error>"
+    proxy.rules["GetUser"] = lambda _: (403, error)
+
+    with pytest.raises(Refused) as refused:
+        iam.user_id()
+    assert refused.value.reason == "credentials"
+    assert account.renewals == 1, "a person may have renewed them"
+    assert calls[-1] == ("iam", "GetUser", "InvalidAccessKeyId")
+
+
 def test_a_pair_is_used_as_a_backup_would(aws, iam, account, calls):
     pair = iam.create_key().pair
 

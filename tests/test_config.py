@@ -357,6 +357,14 @@ def test_aws_of_an_identity_overrides_the_top_field_by_field():
     assert (aws.endpoint_url_s3, aws.endpoint_url) == ("https://s3.example.com", None)
 
 
+def test_without_sts_a_pair_is_proved_by_s3_alone():
+    policy = "policy: {name: P, bucket: backup-bucket}"
+    top = "aws: {endpoint_url: 'https://s3.example.com', endpoint_url_sts: none}"
+    assert identity(policy, top).verify == ("s3",)
+    assert identity(f"{policy}\nverify: [s3]", top).verify == ("s3",)
+    assert identity(policy).verify == ("sts", "s3")
+
+
 def test_an_identity_without_aws_has_that_of_the_top():
     assert identity(top="aws: {profile: rotator}").aws == AwsSettings(profile="rotator")
 

@@ -38,6 +38,28 @@ ONCE = Config(**LIMITS, retries={"mode": "standard", "total_max_attempts": 1})
 ROOT_CHECK = 3600.0
 """Seconds for which the caller's identity is remembered."""
 
+NO_STS = "none"
+"""What `endpoint_url_sts` says where there is no STS."""
+
+NO_STS_HERE = (
+    "this store has no STS: pairs are proved by S3 alone, and nobody tells whether rekeyd itself"
+    " signs as its administrator"
+)
+NO_USER_IDS = (
+    "this store gives users no ids: one that is deleted and made again is taken for the same"
+)
+NO_DATES = (
+    "this store does not say when a key was made: of its own keys rekeyd knows it, and it asks a"
+    " person about a key that an interrupted mint may have left"
+)
+NO_LAST_USE = (
+    "this store does not say when a key was last used: a superseded key is retired after `overlap`"
+    " whoever still uses it, so let `overlap` outlast the longest backup"
+)
+
+NOBODYS_KEY = "AKIAIOSFODNN7EXAMPLE"
+"""The example of AWS's documentation, to ask whether a call is known at all."""
+
 RequestWatcher = Callable[[str, str, str, float], None]
 """Is told each call's service, operation, code (`OK`, or what went wrong) and seconds."""
 
@@ -55,6 +77,8 @@ class AccountSettings(Protocol):
     def external_id(self) -> str | None: ...
     @property
     def endpoint_url(self) -> str | None: ...
+    @property
+    def endpoint_url_sts(self) -> str | None: ...
 
 
 class Account:
@@ -75,6 +99,7 @@ class Account:
                 endpoint_url=self._endpoint(service),
                 config=config,
             )
+        _read_codes(client)
         _watch(client, self._answered)
         return client
 
@@ -94,16 +119,27 @@ class Account:
             aws_access_key_id=pair.key_id,
             aws_secret_access_key=pair.secret.reveal(),
         )
+        _read_codes(client)
         _watch(client, self._watch)
         return client
 
-    def caller(self) -> str:
-        """Return the ARN that the daemon signs as."""
+    def caller(self) -> str | None:
+        """Return the ARN that the daemon signs as; None where there is no STS to ask."""
+        if self.settings.endpoint_url_sts == NO_STS:
+            return None
         now = time.monotonic()
         if self._caller is None or now - self._caller[0] > ROOT_CHECK:
-            with closing(self.client("sts")) as sts, translated("ask who it signs as", "", "STS"):
-                self._caller = now, sts.get_caller_identity()["Arn"]
+            self._caller = now, self._ask_sts()
         return self._caller[1]
+
+    def _ask_sts(self) -> str:
+        try:
+            with closing(self.client("sts")) as sts, translated("ask who it signs as", "", "STS"):
+                return str(sts.get_caller_identity()["Arn"])
+        except (Refused, Unanswered) as error:
+            if self._endpoint("sts") and getattr(error, "reason", "") != "credentials":
+                error.do = f"for a store without STS: `aws.endpoint_url_sts: none`; {error.do}"
+            raise
 
     def _answered(self, service: str, operation: str, code: str, seconds: float) -> None:
         """Read the credentials anew once they are refused: a person may have renewed their file."""
@@ -159,12 +195,11 @@ class AwsIam:
         return self._made[1]
 
     def caller_is_root(self) -> bool:
-        return self._account.caller().endswith(":root")
+        return (self._account.caller() or "").endswith(":root")
 
     def user_id(self) -> str | None:
         try:
-            with translated("read the user", "iam:GetUser", self._resource):
-                return str(self._client.get_user(UserName=self._user)["User"]["UserId"])
+            return str(self._entry().get("UserId", self._user))
         except Gone:
             return None
 
@@ -177,28 +212,63 @@ class AwsIam:
             ):
                 now = min(now, _server_time(page))
                 keys += [
-                    Key(entry["AccessKeyId"], entry["Status"] == "Active", entry["CreateDate"])
+                    Key(entry["AccessKeyId"], entry["Status"] == "Active", entry.get("CreateDate"))
                     for entry in page["AccessKeyMetadata"]
                 ]
         return Listing(now, tuple(keys))
 
     def last_used(self, key_id: str) -> datetime | None:
+        try:
+            return self._last_use(key_id)
+        except Refused as refusal:
+            if refusal.reason != "unsupported":
+                raise
+            return None
+
+    def gaps(self) -> list[str]:
+        """Say what this store lacks of AWS's IAM, and what follows from it. Nothing for AWS.
+
+        What keys tell can be seen once there is one.
+        """
+        keys = self.list_keys().keys
+        lacking = {
+            NO_STS_HERE: self._account.caller() is None,
+            NO_USER_IDS: "UserId" not in self._entry(),
+            NO_DATES: any(key.created is None for key in keys),
+            NO_LAST_USE: not self._tells_last_use(keys[0].id if keys else NOBODYS_KEY),
+        }
+        return [gap for gap, lacks in lacking.items() if lacks]
+
+    def _entry(self) -> dict[str, Any]:
+        with translated("read the user", "iam:GetUser", self._resource):
+            found: dict[str, Any] = self._client.get_user(UserName=self._user)["User"]
+            return found
+
+    def _last_use(self, key_id: str) -> datetime | None:
         resource = f"key {short(key_id)} of {self._resource}"
         with translated("ask when a key was used", "iam:GetAccessKeyLastUsed", resource):
             answer = self._client.get_access_key_last_used(AccessKeyId=key_id)
             used: datetime | None = answer["AccessKeyLastUsed"].get("LastUsedDate")
             return used
 
+    def _tells_last_use(self, key_id: str) -> bool:
+        try:
+            self._last_use(key_id)
+        except Refused as refusal:
+            return refusal.reason != "unsupported"
+        return True
+
     def create_key(self) -> NewKey:
         with (
             closing(self._account.client("iam", config=ONCE)) as once,
             translated("make a key", "iam:CreateAccessKey", self._resource),
         ):
-            answer = once.create_access_key(UserName=self._user)["AccessKey"]
+            answer = once.create_access_key(UserName=self._user)
         try:
-            pair = AccessPair(answer["AccessKeyId"], Secret(answer["SecretAccessKey"]))
-            return NewKey(pair, answer["CreateDate"])
-        except KeyError:
+            made = answer["AccessKey"]
+            pair = AccessPair(made["AccessKeyId"], Secret(made["SecretAccessKey"]))
+            return NewKey(pair, made.get("CreateDate") or _server_time(answer))
+        except (KeyError, Refused):
             raise Unanswered("could not make a key: IAM's answer was incomplete") from None
 
     def set_active(self, key_id: str, active: bool) -> datetime:
@@ -294,6 +364,16 @@ def _server_time(answer: dict[str, Any]) -> datetime:
             reason="clock",
         )
     return parsedate_to_datetime(stamp).astimezone(UTC)
+
+
+def _read_codes(client: Any) -> None:
+    """Have botocore find the code of an error that a store gives IAM and STS in the form of S3."""
+
+    def after(http_response: Any, parsed: dict[str, Any], **_: Any) -> None:
+        if http_response.status_code >= 300 and "Error" not in parsed and "Code" in parsed:
+            parsed["Error"] = {name: parsed.get(name, "") for name in ("Code", "Message")}
+
+    client.meta.events.register("after-call", after)
 
 
 def _watch(client: Any, watch: RequestWatcher) -> None:

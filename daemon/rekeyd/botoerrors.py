@@ -51,8 +51,8 @@ FAILED = _codes(
     " ServiceUnavailable ServiceUnavailableException"
 )
 UNSUPPORTED = _codes(
-    "InvalidAction MethodNotAllowed NotImplemented NotImplementedException UnknownOperationException"
-    " UnsupportedOperation"
+    "InvalidAction MethodNotAllowed NotImplemented NotImplementedException"
+    " UnknownOperationException UnsupportedOperation"
 )
 """What stores answer that speak IAM, STS or S3 and have not all of it."""
 

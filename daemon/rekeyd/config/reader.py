@@ -179,6 +179,8 @@ def _find_conflicts(
             document.add(
                 (*own, "aws"), "has an external_id, and no role_arn that asks for it; add one"
             )
+        if account.get("endpoint_url_sts") == "none":
+            _note_needs_of_sts(document, path, identity, account)
         name = "name" if "name" in identity else "user"
         claims.claim((*path, name), "name", identity.get(name), right="give each its own `name`")
         claims.claim(
@@ -200,6 +202,22 @@ def _find_conflicts(
             if not _claim_place(claims, where, sink, account):
                 right = "give one of them another `name`"
                 claims.claim(where, "label", sink.label, path, right=right)
+
+
+def _note_needs_of_sts(
+    document: Document, path: Path, identity: dict[str, Any], account: dict[str, Any]
+) -> None:
+    """Note what cannot be where `aws.endpoint_url_sts` is none."""
+    if "role_arn" in account:
+        own = path if isinstance(identity.get("aws"), dict) else ()
+        document.add((*own, "aws"), "has a role_arn, and no STS to assume it with; drop one")
+    verify = identity.get("verify")
+    if isinstance(verify, list) and "sts" in verify:
+        document.add((*path, "verify"), "has sts, and aws.endpoint_url_sts is none; write [s3]")
+    if "verify" not in identity and "policy" not in identity:
+        document.add(
+            path, "needs a policy with its bucket: a pair can be proved by S3 only, without STS"
+        )
 
 
 def _claim_place(

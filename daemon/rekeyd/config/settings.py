@@ -119,6 +119,14 @@ ExternalId = Annotated[
 Endpoint = Annotated[
     str, Form(_HTTP, "an http or https address without a password", "https://s3.example.com")
 ]
+StsEndpoint = Annotated[
+    str,
+    Form(
+        rf"none|{_HTTP}",
+        "an http or https address without a password, or none",
+        "https://sts.example.com",
+    ),
+]
 File = Annotated[
     str, Form(r"/[^\x00]*[^\x00/]", "the absolute path of a file", "/etc/rekeyd/tls.pem")
 ]
@@ -279,8 +287,14 @@ class AwsSettings(_Model):
         None, description="Where every service is found, for stores that speak AWS's protocols."
     )
     endpoint_url_iam: Endpoint | None = Field(None, description="Where IAM is found.")
-    endpoint_url_sts: Endpoint | None = Field(None, description="Where STS is found.")
+    endpoint_url_sts: StsEndpoint | None = Field(
+        None, description="Where STS is found; `none` for a store that has no STS."
+    )
     endpoint_url_s3: Endpoint | None = Field(None, description="Where S3 is found.")
+
+    @property
+    def has_no_sts(self) -> bool:
+        return self.endpoint_url_sts == "none"
 
     def overridden_by(self, other: "AwsSettings") -> "AwsSettings":
         """Return these settings with those that `other` gives put in their place."""
@@ -410,7 +424,8 @@ class IdentitySettings(_Model):
         default_factory=_probes,
         min_length=1,
         description="How a new pair is proved: `sts` asks who it is; `s3` puts, gets and deletes a"
-        " small object in `policy.bucket`. Left out: both with a policy, else `sts`.",
+        " small object in `policy.bucket`. Left out: both with a policy, else `sts`; `s3` where"
+        " there is no STS.",
     )
     sinks: Annotated[tuple[SinkSettings, ...], Strict(strict=False)] = Field(
         min_length=1, repr=False, description="The places where consumers read the pair."
@@ -430,6 +445,13 @@ class IdentitySettings(_Model):
                 "has s3, and there is no policy.bucket to probe; add one, or write [sts]"
             )
         return verify
+
+    @property
+    def without_default_sts(self) -> "IdentitySettings":
+        """Return these settings as they are where no STS can be asked."""
+        if "verify" in self.model_fields_set:
+            return self
+        return self.model_copy(update={"verify": ("s3",)})
 
     @property
     def timing(self) -> Timing:
@@ -477,4 +499,5 @@ class Settings(_Model):
         cls, identities: tuple[IdentitySettings, ...], info: ValidationInfo
     ) -> tuple[IdentitySettings, ...]:
         top = info.data.get("aws", AwsSettings())
-        return tuple(i.model_copy(update={"aws": top.overridden_by(i.aws)}) for i in identities)
+        merged = (i.model_copy(update={"aws": top.overridden_by(i.aws)}) for i in identities)
+        return tuple(one.without_default_sts if one.aws.has_no_sts else one for one in merged)
