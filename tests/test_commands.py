@@ -273,7 +273,7 @@ def test_check_tries_everything_and_makes_nothing(rekeyd, aws, config):
     done = rekeyd("check")
 
     assert done.code == 0
-    assert done.out.count("✓") == 7
+    assert done.out.count("✓") == 8
     assert "✗" not in done.out
     assert aws.keys() == {}
     assert not config.sink.exists()
@@ -299,6 +299,19 @@ def test_check_tells_each_thing_that_is_wrong(rekeyd, aws, config):
     assert "IAM knows no such user" in failed["user backup_user"]
     assert any("/nowhere/at/all" in problem for problem in failed.values())
     assert "→ create it with `rekeyd provision`" in rekeyd("check").out
+
+
+def test_check_says_plainly_what_a_store_lacks(rekeyd, proxy, config):
+    proxy.fail("GetAccessKeyLastUsed", "NotImplemented", 501)
+    config.through(proxy)
+
+    done = rekeyd("check")
+
+    assert done.code == 0
+    assert "backup_user: what IAM can tell" in done.out
+    assert "! this store does not say when a key was last used" in done.out
+    [told] = [c for c in rekeyd("check", "--json").json["checks"] if c["notes"]]
+    assert told["check"] == "what IAM can tell"
 
 
 def test_check_finds_both_slots_taken(rekeyd, aws):

@@ -161,13 +161,19 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
 def _trials(
     shop: Workshop, identity: IdentitySettings
 ) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name and give each thing to try: reading calls, and the sinks' own checks."""
+    """Name and give each thing to try: reading calls, and the sinks' own checks.
+
+    What a trial returns as a list are notes for people.
+    """
+    from rekeyd.aws import AwsIam  # noqa: PLC0415 (0.3 s, for those who use it)
+
     account = shop.account(identity)
     yield "credentials", account.caller
     who = shop.build(identity)
     yield "not root's credentials", lambda: _not_root(who)
     yield f"user {identity.user}", lambda: _user_exists(who)
     yield "list its keys", lambda: _room(who)
+    yield "what IAM can tell", AwsIam(account, identity.user).gaps
     for sink in who.sinks:
         yield f"sink {sink.name}", sink.check
 
@@ -198,9 +204,11 @@ def _room(who: Identity) -> None:
 def _try(
     results: list[dict[str, Any]], identity: str, what: str, trial: Callable[[], object]
 ) -> None:
-    answer = {"identity": identity, "check": what, "ok": True, "problem": "", "do": "", "exit": 0}
+    answer: dict[str, Any] = {"identity": identity, "check": what, "ok": True}
+    answer |= {"notes": [], "problem": "", "do": "", "exit": DONE}
     try:
-        trial()
+        said = trial()
+        answer["notes"] = said if isinstance(said, list) else []
     except RekeydError as error:
         code = 78 if isinstance(error, Misconfigured) else 75 if isinstance(error, Transient) else 1
         answer |= {"ok": False, "problem": str(error), "do": error.do, "exit": code}
@@ -213,7 +221,13 @@ def _show_checks(settings: Settings, results: list[dict[str, Any]]) -> None:
     rows = [("configuration", f"{good} {source}")]
     for r in results:
         what = f"{r['identity']}: {r['check']}" if r["identity"] else r["check"]
-        rows.append((what, f"{good} ok" if r["ok"] else f"{bad} {r['problem']}"))
+        rows.append((what, f"{good} {_fine(r)}" if r["ok"] else f"{bad} {r['problem']}"))
     click.echo(table(("CHECK", "RESULT"), rows))
+    for note in dict.fromkeys(note for r in results for note in r["notes"]):
+        click.echo(f"{click.style('!', fg='yellow')} {note}")
     for do in dict.fromkeys(r["do"] for r in results if r["do"]):
         click.echo(f"→ {do}")
+
+
+def _fine(result: dict[str, Any]) -> str:
+    return "not all, see below" if result["notes"] else "ok"
