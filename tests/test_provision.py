@@ -12,7 +12,7 @@ from moto import mock_aws
 
 from rekeyd.errors import Gone, Refused, Transient, Unanswered
 from rekeyd.policy import Provisioning, backup_document, provisioner_document
-from rekeyd.provision import Caller, Provisioner, caller
+from rekeyd.provision import UNKNOWN, Caller, Provisioner
 
 SESSION = boto3.Session("testing", "testing", region_name="us-east-1")
 """One for all: a session reads the service descriptions once, in a third of a second."""
@@ -164,7 +164,7 @@ def test_access_keys_are_never_touched(cloud):
 
 
 def test_the_account_and_partition_are_those_of_the_signer(cloud):
-    signer = caller(cloud.sts)
+    signer = Caller(cloud.sts.get_caller_identity()["Arn"])
     assert (signer.partition, signer.account, signer.root) == ("aws", "123456789012", False)
     assert Caller("arn:aws-cn:iam::123456789012:root").root
     assert Caller("arn:aws-us-gov:iam::1:user/a").partition == "aws-us-gov"
@@ -389,6 +389,75 @@ def test_two_users_of_the_configuration_may_share_a_group(cloud):
     )
     assert texts(cloud.provision(second))[1:] == ["+ add user second to group backup_group"]
     assert cloud.plan(second).notices == ()
+
+
+# Stores that are not AWS
+
+
+class Store(Cloud):
+    """An IAM that shows no tags, paths or numbers, and knows no passwords for a console."""
+
+    def __init__(self, keeps_tags):
+        super().__init__()
+        self.iam.meta.events.register("after-call.iam.*", self._strip)
+        self.fail("GetLoginProfile", "NotImplemented", 501)
+        if not keeps_tags:
+            for operation in ("ListUserTags", "ListPolicyTags", "TagUser", "TagPolicy"):
+                self.fail(operation, "NotImplemented", 501)
+
+    def _strip(self, parsed, **_):
+        for name in ("User", "Group", "Policy"):
+            for lacking in ("Tags", "Path", "AttachmentCount"):
+                parsed.get(name, {}).pop(lacking, None)
+
+
+@pytest.mark.parametrize("keeps_tags", [True, False])
+def test_a_store_that_tells_little_is_provisioned_too(cloud, keeps_tags):
+    store = Store(keeps_tags)
+    store.provision()
+    assert store.rights() == [WANTED]
+    assert store.plan().changes == ()
+
+
+def test_tags_that_a_store_forgets_while_it_makes_a_user_are_set_again(cloud):
+    store = Store(keeps_tags=True)
+    store.provision()
+    assert "TagUser" in store.calls
+
+
+def test_tags_that_aws_remembers_are_set_once(cloud):
+    cloud.provision()
+    assert "TagUser" not in cloud.calls
+
+
+def test_where_there_are_no_tags_nothing_is_changed_unasked(cloud):
+    store = Store(keeps_tags=False)
+    store.provision()
+    with pytest.raises(Refused, match="keeps no tags") as refused:
+        store.provision(spec(document=OTHER))
+    assert refused.value.reason == "not_ours"
+    assert store.rights() == [WANTED]
+
+    store.provision(spec(document=OTHER), take_over=True)
+    assert store.rights() == [OTHER]
+
+
+def test_a_tag_that_may_not_be_asked_for_is_none(cloud):
+    cloud.iam.create_user(UserName=USER)
+    cloud.fail("ListUserTags", "AccessDenied", 403)
+    with pytest.raises(Refused, match="lacks the tag"):
+        cloud.plan()
+
+
+def test_a_call_that_a_store_does_not_know_is_named(cloud):
+    cloud.iam.create_user(UserName=USER, Tags=OURS)
+    cloud.fail("ListGroupsForUser", "NotImplemented", 501)
+    with pytest.raises(Refused, match="does not know the call iam:ListGroupsForUser"):
+        cloud.plan()
+
+
+def test_where_nobody_tells_who_signs_arns_have_no_account():
+    assert (UNKNOWN.partition, UNKNOWN.account, UNKNOWN.root) == ("aws", "", False)
 
 
 # Somebody else's

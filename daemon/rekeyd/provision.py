@@ -6,7 +6,8 @@ touched, and nothing is deleted but rights that the managed user or group should
 
 Rights shall end where the configuration ends them, so what people attached by hand is drift. What
 could be somebody else's is refused instead: a user or policy without rekeyd's tag, and a group
-(IAM cannot tag those) that is not seen to serve this user alone.
+(IAM cannot tag those) that is not seen to serve this user alone. Of a store that keeps no tags
+nothing that exists is changed.
 """
 
 import difflib
@@ -59,10 +60,8 @@ class Caller:
         return self.arn.endswith(":root")
 
 
-def caller(sts: Any) -> Caller:
-    """Ask STS who signs. It needs no permission. Raises as `translated` does."""
-    with translated("ask who signs the requests", "", "STS", PARTY):
-        return Caller(sts.get_caller_identity()["Arn"])
+UNKNOWN = Caller("arn:aws:iam:::user/")
+"""Who signs where there is no STS to ask: stores without accounts leave them out of their ARNs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +138,9 @@ class Provisioner:
             *self._links(user, group),
             *self._extra_rights(user, group),
         ]
+        untagged = [thing for thing, found in self._tagged(user, policy) if found.tags is None]
+        if changes and untagged and not self._take_over:
+            raise self._not_ours(untagged[0], "is in a store that keeps no tags")
         return Plan(tuple(changes), tuple(self._notices(user, policy, group)))
 
     def apply(self, changes: Iterable[Change]) -> Iterator[Change]:
@@ -227,8 +229,10 @@ class Provisioner:
         return attached + inline
 
     def _tag_changes(
-        self, thing: "_Thing", has: Mapping[str, str], effect: Callable[[dict[str, str]], None]
+        self, thing: "_Thing", has: "_Tags", effect: Callable[[dict[str, str]], None]
     ) -> list[Change]:
+        if has is None:
+            return []
         lacking = {key: value for key, value in self._tags.items() if has.get(key) != value}
         if not lacking:
             return []
@@ -286,8 +290,17 @@ class Provisioner:
         what = "other members" if group.members - self._ours else "other policies"
         raise self._not_ours(self._group, f"has {what}")
 
-    def _check_tag(self, thing: "_Thing", tags: Mapping[str, str]) -> None:
-        if not self._take_over and not MARK.items() <= tags.items():
+    def _tagged(
+        self, user: "_User | None", policy: "_Policy | None"
+    ) -> "Iterator[tuple[_Thing, _User | _Policy]]":
+        """What of ours exists and can have a tag."""
+        if user:
+            yield self._user, user
+        if policy:
+            yield self._policy, policy
+
+    def _check_tag(self, thing: "_Thing", tags: "_Tags") -> None:
+        if tags is not None and not self._take_over and not MARK.items() <= tags.items():
             raise self._not_ours(thing, f"lacks the tag {_said(MARK)}")
 
     def _check_path(self, thing: "_Thing", path: str) -> None:
@@ -322,13 +335,12 @@ class Provisioner:
         name = {"UserName": self._spec.user}
         found = self._read("GetUser", self._user, **name)["User"]
         groups = self._pages("ListGroupsForUser", self._user, "Groups", **name)
-        password = _unless_gone(partial(self._read, "GetLoginProfile", self._user, **name))
         return _User(
-            path=found["Path"],
-            tags=_tags(found),
+            path=found.get("Path", "/"),
+            tags=self._read_tags(found, "ListUserTags", self._user, **name),
             boundary=found.get("PermissionsBoundary", {}).get("PermissionsBoundaryArn"),
             groups=tuple(group["GroupName"] for group in groups),
-            console=password is not None,
+            console=self._has_password(name),
             rights=self._rights("User", self._user, name),
         )
 
@@ -339,11 +351,11 @@ class Provisioner:
         versions = self._pages("ListPolicyVersions", self._policy, "Versions", **arn)
         document = self._read("GetPolicyVersion", self._policy, VersionId=default, **arn)
         return _Policy(
-            tags=_tags(found),
+            tags=self._read_tags(found, "ListPolicyTags", self._policy, **arn),
             default=default,
             versions=tuple(sorted((v["VersionId"] for v in versions), key=_version_number)),
             document=document["PolicyVersion"]["Document"],
-            attachments=found["AttachmentCount"],
+            attachments=found.get("AttachmentCount", 0),
         )
 
     def _read_group(self) -> "_Group":
@@ -351,10 +363,32 @@ class Provisioner:
         found = self._read("GetGroup", self._group, **name)["Group"]
         members = self._pages("GetGroup", self._group, "Users", **name)
         return _Group(
-            path=found["Path"],
+            path=found.get("Path", "/"),
             members=frozenset(member["UserName"] for member in members),
             rights=self._rights("Group", self._group, name),
         )
+
+    def _has_password(self, name: dict[str, str]) -> bool:
+        try:
+            self._read("GetLoginProfile", self._user, **name)
+        except Refused as refusal:
+            if refusal.reason not in {"missing", "unsupported"}:
+                raise
+            return False
+        return True
+
+    def _read_tags(
+        self, found: Mapping[str, Any], operation: str, thing: "_Thing", **given: Any
+    ) -> "_Tags":
+        """Return its tags, for which some stores want to be asked apart."""
+        if "Tags" in found:
+            return _tags(found)
+        try:
+            return _tags(self._read(operation, thing, **given))
+        except Refused as refusal:
+            if refusal.reason not in {"permission", "unsupported"}:
+                raise
+            return None if refusal.reason == "unsupported" else {}
 
     def _rights(self, kind: str, thing: "_Thing", name: dict[str, str]) -> "_Rights":
         attached = self._pages(f"ListAttached{kind}Policies", thing, "AttachedPolicies", **name)
@@ -374,9 +408,22 @@ class Provisioner:
     def _create_user(self) -> None:
         boundary = {"PermissionsBoundary": self._spec.boundary} if self._spec.boundary else {}
         given = {"UserName": self._spec.user, "Path": self._spec.path, **boundary}
-        make = partial(self._call, "create", "CreateUser", self._user, Tags=self._tag_list, **given)
+        call = partial(self._call, "create", "CreateUser", self._user, Tags=self._tag_list, **given)
+
+        def make() -> None:
+            if "Tags" not in call()["User"]:
+                self._tag_forgetful()
+
         if not self._made(partial(self._within_boundary, make)):
             self._claim_user(self._patiently(self._read_user))
+
+    def _tag_forgetful(self) -> None:
+        """Tag the new user of a store that forgot its tags, or keeps none at all."""
+        try:
+            self._patiently(partial(self._tag_user, self._tags))
+        except Refused as refusal:
+            if refusal.reason != "unsupported":
+                raise
 
     def _create_policy(self) -> None:
         make = partial(
@@ -546,6 +593,10 @@ class _Thing:
         return self.label.partition(" ")[2]
 
 
+_Tags = Mapping[str, str] | None
+"""Tags by their names; None where the store keeps none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Rights:
     attached: tuple[str, ...]
@@ -555,7 +606,7 @@ class _Rights:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _User:
     path: str
-    tags: Mapping[str, str]
+    tags: _Tags
     boundary: str | None
     groups: tuple[str, ...]
     console: bool
@@ -571,7 +622,7 @@ class _Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Policy:
-    tags: Mapping[str, str]
+    tags: _Tags
     default: str
     versions: tuple[str, ...]  # oldest first
     document: Any

@@ -17,7 +17,7 @@ COLOURS = {"create": "green", "change": "yellow", "remove": "red"}
 
 def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool) -> int:
     """Bring every identity with a group and a policy to what the configuration says."""
-    from rekeyd.provision import Provisioner, caller  # noqa: PLC0415 (imports boto3's part)
+    from rekeyd.provision import UNKNOWN, Caller, Provisioner  # noqa: PLC0415 (imports boto3's part)
 
     told, changed = [], 0
     accounts: dict[str, Any] = {}
@@ -26,8 +26,9 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
             _say(as_json, f"{identity.name}: no group and policy: provisioned elsewhere")
             continue
         account = shared_account(accounts, identity.aws, lambda *_: None)
-        with closing(account.client("sts")) as sts, closing(account.client("iam")) as iam:
-            signer = caller(sts)
+        with closing(account.client("iam")) as iam:
+            arn = account.caller()
+            signer = Caller(arn) if arn else UNKNOWN
             spec = _spec(settings, identity, signer.partition)
             provisioner = Provisioner(iam, signer, spec, take_over=take_over)
             plan = provisioner.plan()
