@@ -134,11 +134,13 @@ class Proxy:
         self.rules: dict[str, Rule] = {}
         self.lost: set[str] = set()
         self.timeless = False
+        self.clock: Callable[[str], str] = lambda date: date
         self.calls: list[str] = []
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -205,7 +207,9 @@ class Proxy:
         handler.send_response_only(status)
         for name, value in headers:
             if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
-                handler.send_header("X-" * (self.timeless and name == "Date") + name, value)
+                dated = name == "Date"
+                shown = self.clock(value) if dated else value
+                handler.send_header("X-" * (self.timeless and dated) + name, shown)
         handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
         if handler.command != "HEAD":

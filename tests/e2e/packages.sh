@@ -3,6 +3,7 @@
 set -eu
 
 packages="systemd-container dbus mmdebstrap procps
+faketime
 podman buildah runc netavark aardvark-dns iptables
 prometheus prometheus-alertmanager"
 

@@ -18,7 +18,7 @@ from stores import BUCKET, LOCK, Ministack, Moto, SeaweedFS, install
 
 from processes import PROGRAM, Proxy, running
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ROTATIONS = 10
 USER = {"user": "backup_user", "group": "backup_group"}
