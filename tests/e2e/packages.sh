@@ -3,7 +3,7 @@
 set -eu
 
 packages="systemd-container dbus mmdebstrap procps
-faketime
+faketime awscli
 podman buildah runc netavark aardvark-dns iptables
 prometheus prometheus-alertmanager"
 
