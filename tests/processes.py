@@ -42,13 +42,18 @@ OPERATOR_ACTIONS = (
 )
 
 
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listened just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class EmbeddedAws:
     """moto as a process of its own, with a client of each service that signs as anybody."""
 
     def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],

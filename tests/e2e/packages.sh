@@ -5,7 +5,8 @@ set -eu
 packages="systemd-container dbus mmdebstrap procps
 faketime awscli
 podman buildah runc netavark aardvark-dns iptables
-prometheus prometheus-alertmanager"
+prometheus prometheus-alertmanager
+chromium fonts-dejavu-core"
 
 missing=
 for package in $packages; do

@@ -6,7 +6,6 @@ Only the patience of the alerts is cut: everything else is the files of `deploy/
 import json
 import re
 import signal
-import socket
 import subprocess
 import threading
 import time
@@ -23,7 +22,7 @@ from urllib.request import urlopen
 import pytest
 import yaml
 
-from processes import Daemon, running
+from processes import Daemon, free_port, running
 
 pytestmark = pytest.mark.e2e
 
@@ -31,12 +30,6 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 
 PATIENCE = 60.0
 """Seconds for what takes some: scrapes, evaluations and notifications follow one another."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(what: str, look: Callable[[], Any], within: float = PATIENCE) -> Any:
