@@ -12,6 +12,7 @@ from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Misconfigured
 from rekeyd.ports import Identity, Sealer
 from rekeyd.seal import CHECK, make_key, open_sealer
+from rekeyd.sinks import opened
 from rekeyd.sinks.base import SinkContext
 from rekeyd.store import Store
 
@@ -53,7 +54,7 @@ class Workshop:
                 probe_key(identity.name, policy.prefix if policy else None),
                 list(identity.verify),
             ),
-            sinks=tuple(sink.open(context) for sink in identity.sinks),
+            sinks=tuple(opened(sink, context) for sink in identity.sinks),
             store=self._store,
             sealer=self._sealer,
             each=side_by_side,
