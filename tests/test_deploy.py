@@ -193,3 +193,49 @@ def test_rbac_names_the_secrets_that_the_configuration_fills() -> None:
     }
     assert granted == filled
     assert all(rule["verbs"] == ["get", "patch"] for role in roles for rule in role["rules"])
+
+
+def one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    return next(document for document in documents if document["kind"] == kind)
+
+
+def test_the_probes_and_the_monitor_ask_what_the_daemon_answers() -> None:
+    documents = resources(DEPLOY / "kubernetes/overlays/single")
+    listen = load(DEPLOY / "kubernetes/base/rekeyd.yaml").listen
+    template = one(documents, "StatefulSet")["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    (port,) = container["ports"]
+    assert (port["name"], port["containerPort"]) == ("http", listen.port)
+    probes = {name: container[name]["httpGet"] for name in container if name.endswith("Probe")}
+    assert probes == {
+        "startupProbe": {"path": "/-/healthy", "port": "http"},
+        "livenessProbe": {"path": "/-/healthy", "port": "http"},
+        "readinessProbe": {"path": "/-/ready", "port": "http"},
+    }
+    monitor = one(documents, "PodMonitor")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    (scraped,) = monitor["podMetricsEndpoints"]
+    assert (scraped["port"], scraped["path"]) == ("http", "/metrics")
+    (relabelled,) = scraped["relabelings"]
+    assert f'{relabelled["targetLabel"]}="{relabelled["replacement"]}"' in RULES.read_text()
+
+
+def test_the_network_admits_prometheus_alone_and_no_metadata_service() -> None:
+    policy = one(resources(DEPLOY / "kubernetes/base"), "NetworkPolicy")["spec"]
+    assert policy["podSelector"] == {}
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    (admitted,) = policy["ingress"]
+    (peer,) = admitted["from"]
+    assert peer.keys() == {"namespaceSelector", "podSelector"}  # both, not either
+    assert admitted["ports"] == [{"protocol": "TCP", "port": 9797}]
+    anywhere = [rule["ports"] for rule in policy["egress"] if "to" not in rule]
+    assert {port["port"] for ports in anywhere for port in ports} == {443, 6443}
+
+
+def test_no_overlay_runs_two_daemons_on_one_state() -> None:
+    workload = one(resources(DEPLOY / "kubernetes/overlays/single"), "StatefulSet")["spec"]
+    assert workload["replicas"] == 1
+    (claim,) = workload["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
+    job = one(resources(DEPLOY / "kubernetes/overlays/cronjob"), "CronJob")["spec"]
+    assert job["concurrencyPolicy"] == "Forbid"

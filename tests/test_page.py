@@ -134,6 +134,17 @@ def test_a_hold_says_why_and_what_to_do() -> None:
     assert "<code>rekeyd status</code>" in html
 
 
+def test_a_command_to_copy_names_the_identity() -> None:
+    hold = Hold("slots_full", "two keys", "hand it over with `rekeyd adopt IDENTITY KEY_ID`")
+    html = drawn(replace(HELD, hold=hold))
+    assert "<code>rekeyd adopt held KEY_ID</code>" in html
+
+
+def test_a_rotation_that_a_person_keeps_waiting_is_not_said_to_be_now() -> None:
+    for held in (replace(HELD, asked=True), replace(HELD, next_rotation=NOW - DAY)):
+        assert "Next rotation waits for you" in words(drawn(held))
+
+
 def test_a_failure_says_why_and_when_it_is_tried_again() -> None:
     assert "↻ trying again IAM is away Tried again in 3 days" in words(drawn(FAILING))
 

@@ -127,9 +127,14 @@ def _hold(status: Status) -> Markup | None:
     return tag(
         "div",
         tag("p", _sentence(status.hold.what)),
-        tag("p", tag("strong", "What to do: "), _words(status.hold.do)),
+        tag("p", tag("strong", "What to do: "), _words(_addressed(status.hold.do, status))),
         class_="notice bad",
     )
+
+
+def _addressed(text: str, status: Status) -> str:
+    """Name the identity in a command, so that it can be copied as it is."""
+    return text.replace("IDENTITY", status.identity)
 
 
 def _failing(status: Status, now: datetime) -> Markup | None:
@@ -167,6 +172,9 @@ def _facts(status: Status, now: datetime) -> Markup:
 
 
 def _next(status: Status, now: datetime) -> Markup:
+    waiting = status.asked or (status.next_rotation and status.next_rotation <= now)
+    if waiting and status.hold:
+        return join("waits for you")
     if status.asked:
         return join("asked for, now")
     return _until(status.next_rotation, now)
