@@ -161,15 +161,18 @@ def watched(config: Any, aws: Any, tmp_path: Path) -> Iterator[Watched]:
 
 
 def queries() -> dict[str, str]:
-    """Each query of the dashboard by its panel, with Grafana's variables filled in."""
-    filled = {"$__rate_interval": "1m", "$identity": ".+"}
-    found = {}
-    for panel in json.loads((DEPLOY / "grafana/rekeyd.json").read_text())["panels"]:
-        for target in panel["targets"]:
-            query = target["expr"]
-            for variable, value in filled.items():
-                query = query.replace(variable, value)
-            found[f"{panel['title']} {target['refId']}"] = query
+    """Each query of the dashboard by where it stands, with Grafana's variables filled in."""
+    dashboard = json.loads((DEPLOY / "grafana/rekeyd.json").read_text())
+    found = {
+        f"{panel['title']} {target['refId']}": target["expr"]
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+    }
+    for annotation in dashboard["annotations"]["list"]:
+        found[f"annotation {annotation['name']}"] = annotation["expr"]
+    filled = {"$__rate_interval": "1m", "$__interval": "1m", "$identity": ".+"}
+    for variable, value in filled.items():
+        found = {place: query.replace(variable, value) for place, query in found.items()}
     return found
 
 
@@ -196,19 +199,19 @@ def test_prometheus_takes_the_configuration() -> None:
     assert promtool("check", "config", DEPLOY / "prometheus/prometheus.yml") == ""
 
 
-def test_every_panel_is_answered_after_a_rotation(watched: Watched) -> None:
+def test_every_query_of_the_dashboard_is_answered_after_a_rotation(watched: Watched) -> None:
     watched.daemon.signal(signal.SIGUSR1)
     watched.daemon.expect("rotated")
     unanswered = queries()
 
     def all_answered() -> bool:
-        for panel, query in list(unanswered.items()):
+        for place, query in list(unanswered.items()):
             if any(sample["value"][1] != "NaN" for sample in watched.ask(query)):
-                del unanswered[panel]
+                del unanswered[place]
         return not unanswered
 
     try:
-        until("every panel is answered", all_answered)
+        until("every query is answered", all_answered)
     except AssertionError:
         pytest.fail(f"never answered: {unanswered}")
 
