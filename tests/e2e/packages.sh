@@ -4,7 +4,7 @@ set -eu
 
 packages="systemd-container dbus mmdebstrap procps
 faketime awscli
-podman buildah runc netavark aardvark-dns iptables
+podman buildah runc netavark aardvark-dns iptables docker-compose
 prometheus prometheus-alertmanager
 chromium fonts-dejavu-core"
 

@@ -15,6 +15,9 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 USER = 65532
+LARGEST = 80_000_000
+"""Bytes that the image may add to its base."""
+
 ENGINE = """\
 [containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
@@ -161,6 +164,40 @@ def test_the_image_says_how_to_treat_it(podman):
     assert shown["StopSignal"] == "SIGTERM"
     assert image["Healthcheck"]["Test"][0] == "CMD"
     assert shown["Labels"]["org.opencontainers.image.title"] == "rekeyd"
+
+
+def test_the_image_adds_little_to_its_base(podman, capsys):
+    def size_and_layers(image):
+        shown = json.loads(podman.run("inspect", image).stdout)[0]
+        return shown["Size"], len(shown["RootFS"]["Layers"])
+
+    (base, below), (whole, layers) = map(size_and_layers, ("localhost/debian", "localhost/rekeyd"))
+    with capsys.disabled():
+        print(
+            f"\nthe image: {whole / 1e6:.0f} MB in {layers} layers, of which {base / 1e6:.0f} MB "
+            f"in {below} are its base; rekeyd adds {(whole - base) / 1e6:.1f} MB"
+        )
+    assert whole - base < LARGEST
+
+
+def test_compose_takes_its_file_and_finds_what_that_mounts():
+    file = ROOT / "deploy/container/compose.yaml"
+    keys = {"AWS_ACCESS_KEY_ID": "anybody", "AWS_SECRET_ACCESS_KEY": "anybody"}
+    done = subprocess.run(
+        ["docker-compose", "-f", file, "config"],
+        env=os.environ | keys,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    assert services.keys() == {"rekeyd", "prometheus", "alertmanager", "grafana"}
+    mounts = [mount.split(":")[0] for one in services.values() for mount in one.get("volumes", ())]
+    given = [file.parent / mount for mount in mounts if mount.startswith("/")]
+    own = {file.parent / name for name in ("rekeyd.yaml", "seal.key")}
+    assert [path for path in given if path not in own and not path.exists()] == []
 
 
 def test_it_runs_as_nobody_in_particular_and_without_any_right(running):
