@@ -43,6 +43,22 @@ def test_no_two_faults_break_a_rotation(scenario: Scenario, fronts: str) -> None
         counted.update(singles=tally.singles, pairs=tally.pairs, states=tally.nodes)
 
 
+@pytest.mark.parametrize(
+    "scenario",
+    [s for s in SCENARIOS if name(s) in {"normal with file", "first with file"}],
+    ids=name,
+)
+def test_where_keys_have_no_dates_an_interrupted_mint_asks_a_person(scenario: Scenario) -> None:
+    world = prepared(scenario)
+    world.dated = False
+
+    with proof.counting("crash", f"{name(scenario)}, in a store without dates") as counted:
+        tally = Enumeration(world).run()
+
+        assert set(tally.holds) == {"interrupted"}
+        counted.update(singles=tally.singles, pairs=tally.pairs, states=tally.nodes)
+
+
 @pytest.fixture(scope="module")
 def single_faults() -> list[Tally]:
     return [Enumeration(prepared(scenario), faults=1).run() for scenario in SCENARIOS]

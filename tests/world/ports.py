@@ -64,7 +64,8 @@ class WorldIam:
             options = key.shown(truth.now, world.delays.list)
             status = options[0] if len(options) == 1 else world.choose(options)
             if status != ABSENT:
-                keys.append(Key(key.id, status == ACTIVE, key.created))
+                created = key.created if world.dated else None
+                keys.append(Key(key.id, status == ACTIVE, created))
         world.truth = replace(truth, listed=frozenset(key.id for key in keys), looked=truth.now)
         return Listing(truth.now, tuple(keys))
 

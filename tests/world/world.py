@@ -136,6 +136,7 @@ class World:
         self.recording = recording
         self.signs_as_root = False
         self.denied = False
+        self.dated = True  # some stores do not say when a key was made
         self.truth = Truth(sinks={name: TrueSink(readable) for name, readable in sinks.items()})
         self.checker = Checker(self)
         self.diary = Diary(self)
