@@ -70,9 +70,12 @@ class House:
         }
         self.configure()
 
-    def configure(self, **aws):
+    def configure(self, *, without=None, **aws):
+        """Write it with other `aws` settings, those that are None left out."""
         known = {name: value for name, value in (self._plain["aws"] | aws).items() if value}
-        self.path.write_text(yaml.safe_dump(self._plain | {"aws": known}))
+        [plain] = self._plain["identities"]
+        identity = {name: value for name, value in plain.items() if name != without}
+        self.path.write_text(yaml.safe_dump(self._plain | {"aws": known, "identities": [identity]}))
 
     def rekeyd(self, *arguments, by=None):
         done = subprocess.run(
@@ -235,6 +238,28 @@ def test_check_finds_a_missing_sts_and_says_what_to_set(seaweedfs, tmp_path):
     assert checked.returncode == 75
     assert "could not ask who it signs as" in checked.stdout
     assert "for a store without STS: `aws.endpoint_url_sts: none`" in checked.stdout
+
+
+def test_a_user_that_was_made_by_hand_is_rotated_without_a_group(seaweedfs, tmp_path):
+    rights = {"Effect": "Allow", "Action": "s3:*", "Resource": f"arn:aws:s3:::{BUCKET}/*"}
+    seaweedfs.iam.create_user(UserName="backup_user")
+    seaweedfs.iam.put_user_policy(
+        UserName="backup_user",
+        PolicyName="by-hand",
+        PolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [rights]}),
+    )
+    house = House(seaweedfs, tmp_path)
+    house.configure(without="group")
+
+    assert "provisioned elsewhere" in house.rekeyd("provision").stdout
+    held = set()
+    for _ in range(2):
+        rotated = house.rekeyd("rotate")
+        assert rotated.returncode == 0, rotated.stdout + rotated.stderr
+        held.add(house.held()[0])
+
+    assert len(held) == 2
+    assert seaweedfs.keys() == dict.fromkeys(held, "Active")
 
 
 def test_a_key_without_a_date_that_a_lost_mint_may_have_left_is_a_persons_to_judge(
