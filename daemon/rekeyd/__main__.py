@@ -10,9 +10,11 @@ def main() -> int:
         from rekeyd import credentials  # noqa: PLC0415 - only what this run needs
 
         return credentials.main(sys.argv[2:])
-    gc.set_threshold(20_000)  # what imports make stays: seeking garbage in it costs a tenth of them
+    gc.disable()  # what imports make stays: to seek garbage in it costs a tenth of the start
     from rekeyd import cli  # noqa: PLC0415 - only what this run needs
 
+    gc.freeze()
+    gc.enable()
     return cli.main()
 
 
