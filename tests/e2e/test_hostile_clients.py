@@ -26,8 +26,8 @@ IDLE = 1000
 ROTATIONS = 3
 """How many are timed, with the hostile clients and without."""
 
-DELAY = 3.0
-"""How many times as long a rotation may take. The hostile clients run on the same two cores."""
+DELAY, NOISE = 3.0, 0.2
+"""How many times as long a rotation may take, and seconds on top: they share two cores."""
 
 SCRAPE = 1.0
 """Seconds in which the slowest scrape is answered. Prometheus itself waits for ten."""
@@ -151,11 +151,11 @@ def test_hostile_clients_delay_neither_a_rotation_nor_a_scrape(config: Any, caps
         assert daemon.stop() == 0
     with capsys.disabled():
         print(
-            f"\n{IDLE} idle and hostile clients: a rotation takes {median(attacked):.2f} s instead "
-            f"of {median(alone):.2f} s, the slowest of {len(scrapes)} scrapes {max(scrapes):.3f} s, "
+            f"\n{IDLE} idle and hostile clients: a rotation takes {median(attacked):.2f} s "
+            f"instead of {median(alone):.2f} s, the slowest of {len(scrapes)} scrapes {max(scrapes):.3f} s, "
             f"memory {grown / 1024:+.1f} MiB, {files} files open"
         )
-    assert median(attacked) < DELAY * median(alone)
+    assert median(attacked) < DELAY * median(alone) + NOISE
     assert max(scrapes) < SCRAPE
     assert grown < GROWTH
     assert files < 128

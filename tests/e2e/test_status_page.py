@@ -101,3 +101,40 @@ def test_nothing_is_cut_off_on_a_phone(browser: Browser, address: str, width: in
     with opened(browser, address, width) as page:
         page.locator("summary").first.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_what_to_do_is_seen_without_scrolling(browser: Browser, address: str) -> None:
+    with opened(browser, address, PHONE) as page:
+        assert page.title() == "rekeyd: 2 of 3 identities wait for you"
+        cards = page.get_by_role("article")
+        held, also_held, well = (cards.nth(place).inner_text() for place in range(3))
+        assert "rekeyd adopt archive KEY_ID" in held
+        assert "lost-disk does not exist" in also_held
+        assert "in order" in well
+        box = page.get_by_text("What to do:").first.bounding_box()
+        assert box
+        assert box["y"] + box["height"] < 640
+
+
+def test_it_works_by_keyboard_and_without_javascript(browser: Browser, address: str) -> None:
+    with opened(browser, address, java_script_enabled=False) as page:
+        last = page.locator("article").last
+        last.locator("summary").focus()
+        page.keyboard.press("Enter")
+        told = last.locator("ol").inner_text()
+    assert [word for word in ("made", "replaced", "deleted") if word not in told] == []
+
+
+def test_a_script_that_got_in_would_not_run(browser: Browser, address: str) -> None:
+    page = browser.new_page()
+    page.goto(address)
+    ran = page.evaluate(
+        """() => {
+            const script = document.createElement("script");
+            script.textContent = "window.ran = true";
+            document.body.append(script);
+            return window.ran ?? false;
+        }"""
+    )
+    page.close()
+    assert ran is False
