@@ -151,9 +151,9 @@ def test_hostile_clients_delay_neither_a_rotation_nor_a_scrape(config: Any, caps
         assert daemon.stop() == 0
     with capsys.disabled():
         print(
-            f"\n{IDLE} idle and hostile clients: a rotation takes {median(attacked):.2f} s "
-            f"instead of {median(alone):.2f} s, the slowest of {len(scrapes)} scrapes {max(scrapes):.3f} s, "
-            f"memory {grown / 1024:+.1f} MiB, {files} files open"
+            f"\n{IDLE} idle and hostile clients: a rotation takes {median(attacked):.2f} s instead "
+            f"of {median(alone):.2f} s, the slowest of {len(scrapes)} scrapes {max(scrapes):.3f} s,"
+            f" memory {grown / 1024:+.1f} MiB, {files} files open"
         )
     assert median(attacked) < DELAY * median(alone) + NOISE
     assert max(scrapes) < SCRAPE
