@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --universal --python-version 3.11
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ check: $(VENV)/.test ## lint, types, floors, dependencies, docs
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > .cache/floors.txt || (cat .cache/floors.txt; false)
 	@$(BIN)/deptry daemon 2> .cache/deptry.txt || (cat .cache/deptry.txt; false)
-	@$(BIN)/python -m pytest -q tests/test_docs.py
+	@$(BIN)/python -m pytest -q tests/test_docs.py tests/test_deploy.py
 	@echo "lint, types, floors, dependencies and docs are in order"
 
 proof: $(VENV)/.test ## run the proofs, and write tests/PROOF.md anew
@@ -48,8 +49,8 @@ lock: $(VENV)/.test ## resolve the locks anew
 	@for lock in "deploy/lock/runtime.txt" \
 		"deploy/lock/demo.txt --extra demo --group build -c deploy/lock/runtime.txt" \
 		"tests/lock.txt --all-extras --group dev -c deploy/lock/demo.txt"; do \
-		$(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --universal \
-			--python-version 3.11 pyproject.toml -o $$lock || exit 1; done
+		$(COMPILE) pyproject.toml -o $$lock || exit 1; done
+	@$(COMPILE) tests/e2e/stores.in -o tests/e2e/stores.txt
 
 clean: ## remove what the other targets made
 	@rm -rf $(VENV) .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache .coverage*

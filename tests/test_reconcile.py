@@ -7,7 +7,7 @@ import pytest
 
 from rekeyd import reconcile
 from rekeyd.errors import Propagating, Transient
-from rekeyd.model import Snapshot
+from rekeyd.model import Request, Snapshot
 from rekeyd.reconcile import LONGEST, WATCH, Reconciler
 from rekeyd.steps import Decision, Hold, Record, Rest
 
@@ -85,3 +85,13 @@ def test_a_key_that_is_not_known_everywhere_yet_is_tried_again_soon(loop):
 
 def test_nothing_is_begun_once_it_shall_stop(loop):
     assert loop(stopping=lambda: True).advance() == LONGEST
+
+
+def test_people_who_ask_without_pause_do_not_keep_it_from_its_work(loop, monkeypatch):
+    looks = iter(range(10))
+    one = loop(Rest(NOW + timedelta(seconds=7)), stopping=lambda: next(looks, None) is None)
+    monkeypatch.setattr(reconcile, "grant", lambda *_: None)
+    asked = [(1, Request("rotate"))]
+    one.who.store = SimpleNamespace(requests=lambda _: asked, settle=lambda *_: None)
+
+    assert one.advance() == 7.0

@@ -41,13 +41,14 @@ class Reconciler:
 
     def advance(self) -> float:
         """Take steps until none is due; return the seconds until the next look."""
+        granted = False
         while not self._stopping():
             decision = None
             try:
                 looked = time.clock_gettime(time.CLOCK_BOOTTIME)
                 snapshot = look(self.who)
-                if self._grant(snapshot):
-                    continue
+                if granted := not granted and self._grant(snapshot):
+                    continue  # once between two plans, however fast people ask
                 decision = plan(snapshot, self.who.timing)
                 self._witness.saw(self.who, snapshot, decision)
                 if isinstance(decision.step, Rest):
@@ -67,11 +68,10 @@ class Reconciler:
         return LONGEST
 
     def _perform(self, snapshot: Snapshot, decision: Decision) -> None:
-        began = time.monotonic()
-        told = perform(self.who, snapshot, decision.step) or sentence(decision.step)
+        step, began = decision.step, time.monotonic()
+        told = perform(self.who, snapshot, step) or sentence(step)
         self._failures = 0
         self._witness.did(self.who.name, decision, told, time.monotonic() - began)
-        step = decision.step
         if isinstance(step, Record) and _arrivals(step.custody) > _arrivals(snapshot.custody):
             self._witness.rotated(self.who.name)
 

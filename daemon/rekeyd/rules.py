@@ -57,9 +57,8 @@ def guard(s: Snapshot, _: Timing) -> Step | None:
 def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
     """Once IAM can no longer hide it, find the key of a mint whose answer was lost.
 
-    One call makes one key, at once. With two that fit, one that came later, or one of a store that
-    does not say when it was made, nobody can tell: the intent stays open, and `mint` waits for a
-    person.
+    One call makes one key, at once. With two that fit, or one that came later or who knows when,
+    nobody can tell whether it is ours: the intent stays open, and `mint` waits for a person.
     """
     intent = s.custody.intent
     if intent is None or s.now < intent.at + t.settle:
