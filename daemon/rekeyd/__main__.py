@@ -1,6 +1,5 @@
 """The `rekeyd` command. `credentials` is in the hot path of backups: it starts without the rest."""
 
-import gc
 import sys
 
 
@@ -10,6 +9,8 @@ def main() -> int:
         from rekeyd import credentials  # noqa: PLC0415 - only what this run needs
 
         return credentials.main(sys.argv[2:])
+    import gc  # noqa: PLC0415 - only what this run needs
+
     gc.disable()  # what imports make stays: to seek garbage in it costs a tenth of the start
     from rekeyd import cli  # noqa: PLC0415 - only what this run needs
 
