@@ -93,15 +93,7 @@ class Account:
     def client(self, service: str, region: str | None = None, config: Config = PATIENT) -> Any:
         """Make a client. Whoever asks for it closes it."""
         with translated(f"set up {service}", "", service):
-            client = self._session.create_client(
-                service,
-                region_name=region,
-                endpoint_url=self._endpoint(service),
-                config=config,
-            )
-        _read_codes(client)
-        _watch(client, self._answered)
-        return client
+            return self._made(service, self._answered, region_name=region, config=config)
 
     @property
     def region(self) -> str | None:
@@ -111,15 +103,19 @@ class Account:
 
     def consumer_client(self, service: str, pair: AccessPair) -> Any:
         """Make a client that signs with the pair of a backup user instead."""
-        client = self._session.create_client(
+        return self._made(
             service,
-            endpoint_url=self._endpoint(service),
+            self._watch,
             config=ONCE,
             aws_access_key_id=pair.key_id,
             aws_secret_access_key=pair.secret.reveal(),
         )
+
+    def _made(self, service: str, watch: RequestWatcher, **given: Any) -> Any:
+        endpoint = self._endpoint(service)
+        client = self._session.create_client(service, endpoint_url=endpoint, **given)
         _read_codes(client)
-        _watch(client, self._watch)
+        _watch(client, watch)
         return client
 
     def caller(self) -> str | None:
