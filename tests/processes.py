@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -239,6 +239,24 @@ def _forward(
         return answer.status, answer.getheaders(), answer.read()
     finally:
         connection.close()
+
+
+def command(
+    arguments: Sequence[str | Path],
+    environment: dict[str, str],
+    program: Sequence[str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of rekeyd's in a process of its own, to its end, which shows no traceback."""
+    done = subprocess.run(
+        [*(program or PROGRAM), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done
 
 
 class Daemon:

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from configparser import ConfigParser
@@ -16,7 +15,7 @@ import yaml
 from botocore.exceptions import BotoCoreError, ClientError
 from stores import BUCKET, LOCK, Ministack, Moto, SeaweedFS, install
 
-from processes import PROGRAM, Proxy, running
+from processes import Proxy, command, running
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -78,16 +77,8 @@ class House:
         self.path.write_text(yaml.safe_dump(self._plain | {"aws": known, "identities": [identity]}))
 
     def rekeyd(self, *arguments, by=None):
-        done = subprocess.run(
-            [*PROGRAM, "-c", self.path, *arguments],
-            env=self.environment | (by or self.store.rotator),
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr
-        return done
+        environment = self.environment | (by or self.store.rotator)
+        return command(["-c", self.path, *arguments], environment)
 
     def running(self):
         return running(self.path, self.environment | self.store.rotator)

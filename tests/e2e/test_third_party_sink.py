@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from processes import command
 from rekeyd.sinks import BUILT_IN
 
 pytestmark = pytest.mark.e2e
@@ -49,16 +50,8 @@ def rekeyd(config, *arguments, path=None, program=("-m", "rekeyd")):
     places = [str(path)] if path else []
     if "PYTHONPATH" in os.environ:
         places.append(os.environ["PYTHONPATH"])
-    done = subprocess.run(
-        [sys.executable, *program, *arguments],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(places), "REKEYD_CONFIG": str(config.path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert "Traceback" not in done.stderr
-    return done
+    paths = {"PYTHONPATH": os.pathsep.join(places), "REKEYD_CONFIG": str(config.path)}
+    return command(arguments, os.environ | paths, [sys.executable, *program])
 
 
 def row(database):
