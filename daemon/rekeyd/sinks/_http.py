@@ -17,8 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from threading import Timer
-from time import monotonic
+from threading import Event, Timer
 from typing import Annotated, Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -190,11 +189,13 @@ class Client:
         Raises `Transient` when the service cannot be reached or is busy, `Unanswered` when the
         answer to a change was lost, `Missing` for 404, and `Refused` for every other no.
         """
-        with self._connected() as connection:
+        with self._connected() as (connection, cut):
             try:
                 answer = self._exchange(connection, call)
             except (OSError, HTTPException):
                 raise self._lost(call.method) from None
+            if cut.is_set():  # what was read may look whole and is not
+                raise self._lost(call.method)
         if not (200 <= answer.status < 300 or answer.status in accept):
             raise self._error(call.method, answer)
         return answer
@@ -208,22 +209,22 @@ class Client:
         path = self._base.rstrip("/") + call.path if call.path else self._base or "/"
         target = path + (f"?{urlencode(call.query)}" if call.query else "")
         headers, body = call.encoded()
-        until = monotonic() + LIMIT
         connection.request(call.method, target, body=body, headers=headers)
         with connection.getresponse() as response:
             content = response.read(LARGEST + 1)
             found = {name.lower(): value for name, value in response.getheaders()}
-        if len(content) > LARGEST or monotonic() >= until:
-            raise HTTPException  # cut off, so what was read is not all of it
+        if len(content) > LARGEST:
+            raise HTTPException  # what was read is not all of it
         return Answer(response.status, found, content, self.speaker)
 
     @contextmanager
-    def _connected(self) -> Iterator[HTTPConnection]:
-        """Open a connection that nobody can hold for longer than `LIMIT`."""
+    def _connected(self) -> Iterator[tuple[HTTPConnection, Event]]:
+        """Open a connection that nobody can hold for longer than `LIMIT`, which sets the event."""
         context = self._context() if self._tls else None
         line = self._dial()
         wire = line.dup()  # TLS takes `line` over, and the alarm still has to reach it
-        alarm = Timer(LIMIT, _cut, [wire])
+        cut = Event()
+        alarm = Timer(LIMIT, _cut, [wire, cut])
         alarm.daemon = True
         alarm.start()
         connection = (
@@ -234,7 +235,7 @@ class Client:
         try:
             connection.sock = self._secure(line, context) if context else line
             connection.sock.settimeout(LIMIT)
-            yield connection
+            yield connection, cut
         finally:
             alarm.cancel()
             connection.close()
@@ -387,7 +388,8 @@ def _nowhere(address: IPv4Address | IPv6Address) -> bool:
     return address.is_unspecified or address.is_multicast
 
 
-def _cut(line: socket.socket) -> None:
-    """End a connection under whoever waits on it."""
+def _cut(line: socket.socket, cut: Event) -> None:
+    """End a connection under whoever waits on it, who must know of it before reading the end."""
+    cut.set()
     with suppress(OSError):
         line.shutdown(socket.SHUT_RDWR)
