@@ -133,7 +133,20 @@ def test_what_is_the_same_is_not_written(file, path):
 
 def test_a_wrong_mode_is_put_right(path, file):
     path.chmod(0o644)
-    assert file.update(to(OLD)) is True
+    assert AtomicFile(file.path, 0o600).update(to(OLD)) is True
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(0o640, 0o640), (0o600, 0o600), (0o644, 0o640)])
+def test_without_a_mode_it_stays_as_it_is_but_for_others(path, file, mode, kept):
+    path.chmod(mode)
+    file.update(to(NEW))
+    assert stat.S_IMODE(path.stat().st_mode) == kept
+
+
+def test_without_a_mode_a_new_file_is_its_owners_alone(path, file):
+    path.unlink()
+    file.update(to(NEW))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 

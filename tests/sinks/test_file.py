@@ -10,10 +10,6 @@ def settings(**given):
     return CredentialProcess(**{"type": "credential_process", "path": "/srv/pair.json", **given})
 
 
-def test_a_file_is_for_its_owner_alone_unless_said():
-    assert settings().file().mode == 0o600
-
-
 @pytest.mark.parametrize(("mode", "meant"), [("0640", 0o640), ("440", 0o440), ("0600", 0o600)])
 def test_a_mode_is_octal(mode, meant):
     assert settings(mode=mode).file().mode == meant

@@ -42,11 +42,12 @@ class AtomicFile:
     """One file, with the mode, owner and group that it shall have.
 
     Without an owner or a group a new file gets the daemon's own, and an old one keeps what it has.
+    Without a mode a new file gets 0600, and an old one keeps its own but for the rights of others.
     All methods raise `Transient` when trying again may help (disk full) and `Refused` otherwise.
     """
 
     path: str
-    mode: int = 0o600
+    mode: int | None = None
     owner: str | None = None
     group: str | None = None
 
@@ -129,11 +130,11 @@ class AtomicFile:
             return False
         uid, gid = self._ids(status)
         dressed = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        return dressed == (self.mode, uid, gid) and edit(content) == content
+        return dressed == (self._mode(status), uid, gid) and edit(content) == content
 
     def _dress(self, descriptor: int, present: os.stat_result | None) -> None:
         """Give the new file its mode and owners. The mode first: only an owner may set it."""
-        os.fchmod(descriptor, self.mode)
+        os.fchmod(descriptor, self._mode(present))
         made = os.fstat(descriptor)
         uid, gid = self._ids(present or made)
         if (made.st_uid, made.st_gid) == (uid, gid):
@@ -146,6 +147,11 @@ class AtomicFile:
                 "leave out `owner`, and give the folder that group and the mode 2770; or give the "
                 "daemon CAP_CHOWN",
             ) from None
+
+    def _mode(self, present: os.stat_result | None) -> int:
+        if self.mode is not None:
+            return self.mode
+        return stat.S_IMODE(present.st_mode) & 0o770 if present else 0o600
 
     def _ids(self, present: os.stat_result) -> tuple[int, int]:
         uid = present.st_uid if self.owner is None else _uid(self.owner)

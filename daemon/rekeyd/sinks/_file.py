@@ -139,9 +139,10 @@ class FileSettings(SinkSettings):
         description="The file, as an absolute path. Its folder must exist.",
         examples=["/srv/backup/.aws/credentials"],
     )
-    mode: Annotated[str, BeforeValidator(_quoted), AfterValidator(_private)] = Field(
-        "0600",
-        description="Who may read it, octal and quoted. Others never may.",
+    mode: Annotated[str, BeforeValidator(_quoted), AfterValidator(_private)] | None = Field(
+        None,
+        description="Who may read it, octal and quoted. Others never may. Left out: as it is"
+        " without the rights of others, and 0600 for a new file.",
         examples=["0640"],
     )
     owner: str | None = Field(
@@ -160,4 +161,5 @@ class FileSettings(SinkSettings):
         return self.path
 
     def file(self) -> AtomicFile:
-        return AtomicFile(self.path, int(self.mode, 8), self.owner, self.group)
+        mode = int(self.mode, 8) if self.mode else None
+        return AtomicFile(self.path, mode, self.owner, self.group)
