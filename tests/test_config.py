@@ -502,3 +502,31 @@ def test_one_file_is_one_place_however_it_is_spelled(monkeypatch):
 def test_two_profiles_of_one_file_are_two_places():
     text = in_sinks(*(f"{{type: aws_credentials, path: /a, profile: {p}}}" for p in "xy"))
     assert len(parse(text, "f.yaml").identities[0].sinks) == 2
+
+
+# Channels
+
+
+TOLD = "identities: [{user: a, sinks: [{type: stub}]}]\nnotify:\n"
+
+
+def test_every_mistake_in_a_channel_is_said_where_it_is():
+    said = refused(
+        TOLD
+        + "- {type: webhok, url: 'https://ops.example.com', secret: 'env:S'}\n"
+        + "- {type: webhook, url: 'http://ops.example.com', secret: hunter2}\n"
+        + "- mail\n"
+        + "- {type: apprise}\n"
+    )
+    assert "f.yaml:3: notify[0].type: there is no such channel webhok" in said
+    assert "f.yaml:4: notify[1].url: is not https" in said
+    assert "f.yaml:4: notify[1].secret: is not file:/absolute/path" in said
+    assert "hunter2" not in said
+    assert (
+        "f.yaml:5: notify[2]: is no mapping; write {type: …} with one of apprise, webhook" in said
+    )
+    assert "f.yaml:6: notify[3].urls: is missing" in said
+
+
+def test_channels_are_a_list():
+    assert "f.yaml:2: notify: " in refused(TOLD[:-1] + " all\n")

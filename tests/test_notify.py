@@ -2,16 +2,17 @@
 
 import json
 import logging
+import signal
 import sys
 import threading
 from datetime import UTC, datetime
 
 import pytest
-from pydantic import TypeAdapter
 
+from processes import running
 from rekeyd import notify
 from rekeyd.errors import Refused, Transient
-from rekeyd.notify import LARGEST_BURST, Notifier, NotifySettings
+from rekeyd.notify import LARGEST_BURST, Notifier, settings_class
 from rekeyd.ports import Event
 from sinks.described import Described, Receiver, Said, route
 
@@ -156,7 +157,7 @@ def test_without_channels_there_is_not_even_a_thread():
 
 
 def channel(**settings):
-    return TypeAdapter(NotifySettings).validate_python(settings).open()
+    return settings_class(settings["type"]).model_validate(settings).open()
 
 
 class Events(Receiver):
@@ -229,3 +230,71 @@ def test_a_missing_extra_is_one_clear_line_at_check(monkeypatch):
 
 def test_apprise_is_not_loaded_by_the_module_itself():
     assert "apprise" not in vars(notify)
+
+
+# In the daemon and its commands
+
+
+@pytest.fixture
+def receiver(monkeypatch):
+    with Events() as server:
+        monkeypatch.setenv("NOTIFY", server.secret)
+        yield server
+
+
+def told_by(receiver):
+    return [
+        {"type": "webhook", "url": f"{receiver.address}/events", "secret": "env:NOTIFY"},
+    ]
+
+
+def fill_both_slots(aws):
+    for _ in range(2):
+        aws.iam.create_access_key(UserName="backup_user")
+
+
+def test_the_daemon_tells_of_a_hold_once(aws, config, receiver):
+    fill_both_slots(aws)
+    config.plain["notify"] = told_by(receiver)
+
+    with running(config()) as daemon:
+        daemon.expect("hold")
+        receiver.receives(1)
+        config(top={"log": {"format": "json", "level": "debug"}})
+        daemon.signal(signal.SIGHUP, signal.SIGUSR1)
+        daemon.expect("reloaded")
+        daemon.expect("request")
+        assert daemon.stop() == 0
+
+    assert [told["identity"] for told in receiver.accepted] == ["backup_user"]
+    assert "IAM allows two keys" in receiver.accepted[0]["detail"]
+
+
+def test_a_reload_changes_who_is_told(aws, config, receiver):
+    with running(config()) as daemon:
+        daemon.expect("rotated")
+        config.plain["notify"] = told_by(receiver)
+        config(user="nobody_of_this_name", name="backup_user")
+        daemon.signal(signal.SIGHUP)
+        daemon.expect("reloaded")
+        receiver.receives(1)
+
+
+def test_check_proves_a_channel_and_tells_nobody(rekeyd, config, receiver, monkeypatch):
+    config(top={"notify": told_by(receiver)})
+    assert "notify the webhook at 127.0.0.1" in rekeyd("check").out
+    assert receiver.heard == []
+
+    monkeypatch.delenv("NOTIFY")
+    checked = rekeyd("check")
+    assert checked.code == 1
+    assert "there is no token at env:NOTIFY" in checked.out
+
+
+@pytest.mark.parametrize("options", [[], ["--due"]])
+def test_a_timer_tells_and_who_watches_is_not_told(rekeyd, aws, config, receiver, options):
+    fill_both_slots(aws)
+    config(top={"notify": told_by(receiver)})
+
+    assert rekeyd("rotate", *options).code == 3
+    assert [told["identity"] for told in receiver.accepted] == ["backup_user"] * len(options)

@@ -18,6 +18,7 @@ from rekeyd.store import Store
 
 if TYPE_CHECKING:
     from rekeyd.aws import Account, RequestWatcher
+    from rekeyd.notify import Notifier
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -74,6 +75,15 @@ def shared_account(
     if key not in accounts:
         accounts[key] = Account(settings, watch)
     return accounts[key]
+
+
+def notifier(settings: Settings) -> "Notifier | None":
+    """Make what tells people of trouble, or nothing when nobody wants to be told."""
+    if not settings.notify:
+        return None
+    from rekeyd.notify import Notifier  # noqa: PLC0415 (for those who want to be told)
+
+    return Notifier([channel.open() for channel in settings.notify])
 
 
 def open_store(settings: Settings) -> Store:

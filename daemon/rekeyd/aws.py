@@ -38,9 +38,6 @@ ONCE = Config(**LIMITS, retries={"mode": "standard", "total_max_attempts": 1})
 ROOT_CHECK = 3600.0
 """Seconds for which the caller's identity is remembered."""
 
-NO_STS = "none"
-"""What `endpoint_url_sts` says where there is no STS."""
-
 NO_STS_HERE = (
     "this store has no STS: pairs are proved by S3 alone, and nobody tells whether rekeyd itself"
     " signs as its administrator"
@@ -78,7 +75,7 @@ class AccountSettings(Protocol):
     @property
     def endpoint_url(self) -> str | None: ...
     @property
-    def endpoint_url_sts(self) -> str | None: ...
+    def has_no_sts(self) -> bool: ...
 
 
 class Account:
@@ -120,7 +117,7 @@ class Account:
 
     def caller(self) -> str | None:
         """Return the ARN that the daemon signs as; None where there is no STS to ask."""
-        if self.settings.endpoint_url_sts == NO_STS:
+        if self.settings.has_no_sts:
             return None
         now = time.monotonic()
         if self._caller is None or now - self._caller[0] > ROOT_CHECK:

@@ -18,13 +18,14 @@ from queue import Empty, Full, Queue
 from threading import Event as Flag
 from threading import Thread
 from time import monotonic
-from typing import Annotated, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 from uuid import uuid4
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from rekeyd.errors import Refused, RekeydError, Transient
+from rekeyd.config.settings import ChannelSettings
+from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
 from rekeyd.ports import Event
 from rekeyd.sinks._http import Address, Call, Client
 from rekeyd.sinks._reference import Reference, dereference
@@ -55,33 +56,50 @@ class Channel(Protocol):
         """Hand one event over. Raises `Transient` when trying again may help, else `Refused`."""
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-class WebhookSettings(_Settings):
+class WebhookSettings(ChannelSettings):
     """An HTTPS receiver of signed events."""
 
     type: Literal["webhook"]
     url: Address
     secret: Reference
-    ca_file: str | None = None
+    ca_file: str | None = Field(
+        None, description="PEM file of the CA that signed the server's certificate."
+    )
 
     def open(self) -> Channel:
         return _Webhook(self)
 
 
-class AppriseSettings(_Settings):
-    """Services that Apprise knows, by its URLs, which hold passwords and stand elsewhere."""
+class AppriseSettings(ChannelSettings):
+    """Mail, chat, pagers: the services that Apprise knows. Needs `rekeyd[apprise]`."""
 
     type: Literal["apprise"]
-    urls: Reference = Field(description="Where the Apprise URLs stand, one a line.")
+    urls: Reference = Field(
+        description="Where their Apprise URLs stand, one a line; they hold passwords."
+    )
 
     def open(self) -> Channel:
         return _Apprise(self)
 
 
-NotifySettings = Annotated[WebhookSettings | AppriseSettings, Field(discriminator="type")]
+KIND = "channel"
+
+_CHANNELS: dict[str, type[ChannelSettings]] = {
+    "apprise": AppriseSettings,
+    "webhook": WebhookSettings,
+}
+
+
+def types() -> list[str]:
+    """Return every type of channel."""
+    return sorted(_CHANNELS)
+
+
+def settings_class(kind: str) -> type[ChannelSettings]:
+    """Return the settings of a type. Raises `Misconfigured` for one that there is not."""
+    if kind not in _CHANNELS:
+        raise Misconfigured(f"no channel of type {kind!r}", f"types: {', '.join(types())}")
+    return _CHANNELS[kind]
 
 
 class Notifier:

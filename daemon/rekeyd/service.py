@@ -23,7 +23,7 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from rekeyd import __version__, sd
-from rekeyd.assemble import Workshop, fit_sealer, open_store
+from rekeyd.assemble import Workshop, fit_sealer, notifier, open_store
 from rekeyd.config import Settings, load
 from rekeyd.errors import Misconfigured, RekeydError, Transient
 from rekeyd.logs import configure
@@ -171,7 +171,8 @@ class Service:
         self.log = structlog.get_logger("rekeyd")
         self.metrics = Metrics(__version__)
         self.store, self._sealer = self._open_state()
-        self.recorder = Recorder(self.store, self.metrics, self.log)
+        self._notifier = notifier(self.settings)
+        self.recorder = Recorder(self.store, self.metrics, self.log, self._tell)
         self.recorder.progress = self._progressed
         self.stopping = threading.Event()
         self.scheduler = BackgroundScheduler(
@@ -341,6 +342,7 @@ class Service:
             self.log.error("reload refused", error=str(error), do=error.do)
         else:
             configure(settings.log.format, settings.log.level)
+            self._tell_others(settings)
             self._apply(settings)
             self.metrics.reloaded(ok=True, at=datetime.now(UTC))
             self.log.info("reloaded", identities=len(self._all()))
@@ -364,6 +366,13 @@ class Service:
             else:
                 self._runners[name] = Runner(name, build, self.recorder, self)
                 self._runners[name].wake()
+
+    def _tell_others(self, settings: Settings) -> None:
+        """Change who is told. Those who stay are not told the same again."""
+        if settings.notify != self.settings.notify:
+            former, self._notifier = self._notifier, notifier(settings)
+            if former:
+                former.close(seconds=0.0)
 
     def _on_clock_jump(self) -> None:
         """Set every timer anew: those of the scheduler follow the wall clock."""
@@ -404,6 +413,8 @@ class Service:
         if self._listener:
             self._listener.stop()
         self.scheduler.shutdown(wait=False)
+        if self._notifier:
+            self._notifier.close()
         self.store.close()
         self.log.info("stopped")
         return 0
@@ -414,6 +425,10 @@ class Service:
 
     def _all(self) -> list[Runner]:
         return [runner for runner in self._runners.values() if not runner.retired]
+
+    def _tell(self, event: Event) -> None:
+        if self._notifier:
+            self._notifier.send(event)
 
     def _beat(self) -> None:
         self._beaten = time.monotonic()

@@ -775,6 +775,12 @@ class Receiver(Described):
         super().__init__()
         self.secret = f"whsec_{b64encode(bytes(range(32))).decode()}"
         self.accepted: list[dict[str, Any]] = []
+        self._news = threading.Condition()
+
+    def receives(self, count: int, within: float = 20.0) -> None:
+        """Wait until so many events were accepted."""
+        with self._news:
+            assert self._news.wait_for(lambda: len(self.accepted) >= count, within)
 
     @route("POST", "/hooks/backup/")
     def receive(self, heard: Heard) -> Said:
@@ -790,7 +796,9 @@ class Receiver(Described):
         if abs(int(stamp) - time()) > self.TOLERANCE or not self.may_write:
             return Said(403)
         only(heard.json, {"type": str, "timestamp": str, "data": dict})
-        self.accepted.append(heard.json["data"])
+        with self._news:
+            self.accepted.append(heard.json["data"])
+            self._news.notify_all()
         self.writes += 1
         return Said(204)
 

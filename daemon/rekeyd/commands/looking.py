@@ -151,6 +151,8 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
             for identity in settings.identities:
                 for what, trial in _trials(shop, identity):
                     _try(results, identity.name, what, trial)
+            for channel in (one.open() for one in settings.notify):
+                _try(results, "", f"notify {channel.name}", channel.check)
     if as_json:
         print_json({"ok": all(r["ok"] for r in results), "checks": results})
     else:

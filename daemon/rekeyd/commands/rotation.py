@@ -10,10 +10,11 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import click
 
-from rekeyd.assemble import Workshop, open_store
+from rekeyd.assemble import Workshop, notifier, open_store
 from rekeyd.commands import DONE, FAILED, HELD, UNREACHABLE, event_line, print_json
 from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
@@ -24,6 +25,9 @@ from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
 from rekeyd.store import Store
 from rekeyd.view import Status
+
+if TYPE_CHECKING:
+    from rekeyd.notify import Notifier
 
 POLL = 0.2
 """Seconds between two looks at the history."""
@@ -144,10 +148,13 @@ class Worker:
     error: RekeydError | None = None
 
     def run(self) -> None:
+        """Advance them all. People are told of trouble only where nobody watches: from a timer."""
+        watched = all(follower.kind for _, follower in self.pairs)
+        telling = None if watched else notifier(self.settings)
         try:
             shop = workshop(self.settings, self.store)
             with ThreadPoolExecutor(len(self.pairs)) as pool:
-                list(pool.map(lambda pair: self._advance(shop, *pair), self.pairs))
+                list(pool.map(lambda pair: self._advance(shop, telling, *pair), self.pairs))
         except RekeydError as error:
             self.error = error
         except Exception as error:  # noqa: BLE001 (no traceback ever reaches a user)
@@ -155,15 +162,25 @@ class Worker:
                 f"rekeyd itself failed ({type(error).__name__}); the pair in use goes on working",
                 "please report it with the output of `rekeyd history`",
             )
+        if telling:
+            telling.close()
         self.happened.set()
 
-    def _advance(self, shop: Workshop, identity: IdentitySettings, follower: Follower) -> None:
+    def _advance(
+        self,
+        shop: Workshop,
+        telling: "Notifier | None",
+        identity: IdentitySettings,
+        follower: Follower,
+    ) -> None:
         def enough() -> bool:
             return self.stopping.is_set() or follower.code is not None
 
         def tell(event: Event) -> None:
             follower.weigh(event)  # at once, so that no further look is taken
             self.happened.set()
+            if telling:
+                telling.send(event)
 
         recorder = Recorder(self.store, tell=tell)
         reconciler = Reconciler(shop.build(identity), recorder, enough)

@@ -18,7 +18,6 @@ from rekeyd.config.settings import (
     Settings,
     TlsSettings,
 )
-from rekeyd.config.times import duration_text
 
 __all__ = [
     "AwsSettings",
@@ -29,7 +28,6 @@ __all__ = [
     "RotationSettings",
     "Settings",
     "TlsSettings",
-    "duration_text",
     "json_schema",
     "load",
     "parse",

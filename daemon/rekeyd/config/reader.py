@@ -4,14 +4,14 @@ import os
 from functools import cache
 from pathlib import Path as File
 from posixpath import normpath
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from yaml import Node, SequenceNode
 
 from rekeyd import sinks
 from rekeyd.config.document import Document, Path, path_text, printable, read
-from rekeyd.config.settings import Settings
+from rekeyd.config.settings import NO_STS, Settings
 from rekeyd.errors import Misconfigured
 from rekeyd.sinks.base import SinkSettings
 
@@ -24,8 +24,18 @@ _DO = "correct the file; `rekeyd check --offline` reads it again"
 LARGEST = 8 * 2**20
 """Bytes. Ten thousand identities take half of it."""
 
-_PER_ACCOUNT = frozenset({"secrets_manager", "ssm_parameter"})
-"""Sinks of which every AWS account has its own, under the same names."""
+
+class Family(Protocol):
+    """Settings of one family, told apart by their `type`. Its classes are imported when named."""
+
+    KIND: str
+    """What one of them is called in messages."""
+
+    def types(self) -> list[str]:
+        """Return every type that can be named."""
+
+    def settings_class(self, kind: str) -> type[BaseModel]:
+        """Import the settings of a type. Raises `Misconfigured` for one that nobody provides."""
 
 
 def load(path: File | None = None) -> Settings:
@@ -90,11 +100,13 @@ def _validated(document: Document) -> Settings | None:
         if isinstance(identity.get("sinks"), list):
             listed = enumerate(identity["sinks"])
             found = {
-                (*path, "sinks", n): _sink(document, (*path, "sinks", n), s) for n, s in listed
+                (*path, "sinks", n): _typed(document, (*path, "sinks", n), s, sinks)
+                for n, s in listed
             }
             opened[path] = {where: sink for where, sink in found.items() if sink}
             identity["sinks"] = list(opened[path].values())
     _find_conflicts(document, written, opened)
+    _read_channels(document)
     return _model(document, (), Settings, document.data)
 
 
@@ -105,11 +117,20 @@ def _identities(data: Any) -> list[tuple[Path, dict[str, Any]]]:
     return [(("identities", n), entry) for n, entry in entries if isinstance(entry, dict)]
 
 
-def _sink(document: Document, path: Path, raw: Any) -> SinkSettings | None:
-    """Have a sink's own class read its settings; None when that is a mistake."""
+def _read_channels(document: Document) -> None:
+    listed = document.data.get("notify") if isinstance(document.data, dict) else None
+    if isinstance(listed, list):
+        from rekeyd import notify  # noqa: PLC0415 (for those who want to be told)
+
+        read = [_typed(document, ("notify", n), raw, notify) for n, raw in enumerate(listed)]
+        document.data["notify"] = [channel for channel in read if channel]
+
+
+def _typed(document: Document, path: Path, raw: Any, family: Family) -> Any:
+    """Have the class of its `type` read some settings; None when that is a mistake."""
     kind = raw.get("type") if isinstance(raw, dict) else None
     if not isinstance(kind, str):
-        there = f"write {{type: …}} with one of {', '.join(sinks.types())}"
+        there = f"write {{type: …}} with one of {', '.join(family.types())}"
         if not isinstance(raw, dict):
             document.add(path, f"is no mapping; {there}")
         else:
@@ -118,14 +139,11 @@ def _sink(document: Document, path: Path, raw: Any) -> SinkSettings | None:
             )
         return None
     try:
-        model = sinks.settings_class(kind)
-        sink = _model(document, path, model, raw)
-        if sink and sink.label and sink.place:  # they may be computed by a third party's code
-            return sink
+        return _model(document, path, family.settings_class(kind), raw)
     except Misconfigured:
         from rekeyd.config.explain import unknown  # noqa: PLC0415 (only for a mistake)
 
-        document.add((*path, "type"), unknown("sink", kind, sinks.types()))
+        document.add((*path, "type"), unknown(family.KIND, kind, family.types()))
     except ImportError as error:
         document.add((*path, "type"), f"cannot be used: {printable(str(error), 120)}; install it")
     except Exception as error:  # noqa: BLE001 - a third party's class may raise anything
@@ -179,7 +197,7 @@ def _find_conflicts(
             document.add(
                 (*own, "aws"), "has an external_id, and no role_arn that asks for it; add one"
             )
-        if account.get("endpoint_url_sts") == "none":
+        if account.get("endpoint_url_sts") == NO_STS:
             _note_needs_of_sts(document, path, identity, account)
         name = "name" if "name" in identity else "user"
         claims.claim((*path, name), "name", identity.get(name), right="give each its own `name`")
@@ -230,7 +248,7 @@ def _claim_place(
         place = sink.place.replace(file, _normal(file), 1)
         same = claims.claim(path, "place", sink.type, place, right=right)
         return same or claims.claim(path, "file", _normal(file), right=right, alike=sink.type)
-    inside = account if sink.type in _PER_ACCOUNT else {}
+    inside = account if sink.per_account else {}
     return claims.claim(path, "place", sink.type, sink.place, inside, right=right)
 
 

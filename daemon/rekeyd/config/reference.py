@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
 
-from rekeyd import sinks
+from rekeyd import notify, sinks
 from rekeyd.config.settings import Settings
-from rekeyd.config.times import duration_text
+from rekeyd.times import duration_text
 
 Schema = dict[str, Any]
 
@@ -22,19 +22,22 @@ END = "<!-- end of tables -->\n"
 
 
 def json_schema() -> Schema:
-    """Return the JSON Schema of the file, with every sink that comes with rekeyd."""
-    models: list[type[BaseModel]] = [Settings]
-    models += [sinks.settings_class(kind) for kind in sorted(sinks.BUILT_IN)]
-    wanted: list[tuple[type[BaseModel], Literal["validation"]]]
-    wanted = [(model, "validation") for model in models]
+    """Return the JSON Schema of the file, with every sink and channel that comes with rekeyd."""
+    families: dict[str, list[type[BaseModel]]] = {
+        "SinkSettings": [sinks.settings_class(kind) for kind in sorted(sinks.BUILT_IN)],
+        "ChannelSettings": [notify.settings_class(kind) for kind in notify.types()],
+    }
+    wanted: list[tuple[type[BaseModel], Literal["validation"]]] = [(Settings, "validation")]
+    wanted += [(model, "validation") for models in families.values() for model in models]
     names, schema = models_json_schema(wanted, schema_generator=_Generator)
-    settings, *references = (names[model] for model in wanted)
     parts = schema["$defs"]
-    parts["SinkSettings"] = {"description": "One sink.", "oneOf": references}
-    for reference in references:
-        part = parts[reference["$ref"].removeprefix(_REFS)]
-        part["required"] = sorted({"type", *part.get("required", [])})
-    top = parts.pop(settings["$ref"].removeprefix(_REFS))
+    for family, models in families.items():
+        references = [names[model, "validation"] for model in models]
+        parts[family] = {"description": _summary(parts[family]), "oneOf": references}
+        for reference in references:
+            part = parts[reference["$ref"].removeprefix(_REFS)]
+            part["required"] = sorted({"type", *part.get("required", [])})
+    top = parts.pop(names[Settings, "validation"]["$ref"].removeprefix(_REFS))
     whole: Schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **top,
@@ -107,9 +110,11 @@ def _mappings(
                 seen.add(key)
                 below = schema["$defs"][key]
                 yield from _mappings(schema, f"{title}.{name}{suffix}".lstrip("."), below, seen)
-    for kind in part.get("oneOf", []) if title.endswith("sinks[]") else []:
+    for kind in part.get("oneOf", []) if title.endswith("[]") else []:
         below = schema["$defs"][kind["$ref"].removeprefix(_REFS)]
-        yield from _mappings(schema, below["properties"]["type"]["const"], below, seen)
+        name = below["properties"]["type"]["const"]
+        of = "" if title.endswith("sinks[]") else f"{title} "
+        yield from _mappings(schema, of + name, below, seen)
 
 
 def _references(value: Schema) -> Iterator[tuple[str, str]]:
@@ -131,10 +136,14 @@ def _table(title: str, part: Schema) -> str:
         f"| `{name}` | {_meaning(value)} | {_default(name, value, part)} |"
         for name, value in part["properties"].items()
     ]
-    about = " ".join(part.get("description", "").split("\n\n")[0].split())
+    about = _summary(part)
     return "\n".join(
         [head, about, "", "| setting | meaning | default |", "|---|---|---|", *rows, ""]
     )
+
+
+def _summary(part: Schema) -> str:
+    return " ".join(part.get("description", "").split("\n\n")[0].split())
 
 
 def _meaning(value: Schema) -> str:

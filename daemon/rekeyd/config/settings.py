@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,25 +16,22 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
-    PlainSerializer,
     Strict,
     ValidationInfo,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
-from rekeyd.config.times import DURATION, Crontab, duration, duration_text
 from rekeyd.model import Timing
 from rekeyd.sinks.base import SinkSettings
+from rekeyd.times import Crontab, Duration, duration_text
 
-Duration = Annotated[
-    timedelta,
-    BeforeValidator(duration),
-    PlainSerializer(duration_text),
-    WithJsonSchema({"type": "string", "pattern": DURATION, "examples": ["30s", "15m", "12h"]}),
-]
+if TYPE_CHECKING:
+    from rekeyd.notify import Channel
+
+NO_STS = "none"
+"""What `endpoint_url_sts` says where there is no STS."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +119,7 @@ Endpoint = Annotated[
 StsEndpoint = Annotated[
     str,
     Form(
-        rf"none|{_HTTP}",
+        rf"{NO_STS}|{_HTTP}",
         "an http or https address without a password, or none",
         "https://sts.example.com",
     ),
@@ -294,7 +291,7 @@ class AwsSettings(_Model):
 
     @property
     def has_no_sts(self) -> bool:
-        return self.endpoint_url_sts == "none"
+        return self.endpoint_url_sts == NO_STS
 
     def overridden_by(self, other: "AwsSettings") -> "AwsSettings":
         """Return these settings with those that `other` gives put in their place."""
@@ -465,6 +462,16 @@ class IdentitySettings(_Model):
         )
 
 
+class ChannelSettings(_Model):
+    """One way to tell people of failed rotations and holds: `rekeyd.notify` has them."""
+
+    type: str
+
+    def open(self) -> "Channel":
+        """Make the channel. Tells nobody yet."""
+        raise NotImplementedError
+
+
 class Settings(_Model):
     """Everything at once: `rekeyd.config.load` reads it from a file."""
 
@@ -488,6 +495,12 @@ class Settings(_Model):
     log: LogSettings = Field(default_factory=LogSettings, description="The log.")
     aws: AwsSettings = Field(
         default_factory=AwsSettings, description="How AWS is reached, and as whom."
+    )
+    notify: Annotated[tuple[ChannelSettings, ...], Strict(strict=False)] = Field(
+        (),
+        repr=False,
+        description="Who is told of holds at once, and of failures that last for 15 minutes."
+        " Left out: nobody.",
     )
     identities: Annotated[tuple[IdentitySettings, ...], Strict(strict=False)] = Field(
         min_length=1, description="The IAM users that rekeyd looks after."

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from rekeyd.ports import Sink
     from rekeyd.sinks.base import SinkContext, SinkSettings
 
+KIND = "sink"
+
 BUILT_IN = {
     "aws_credentials": "rekeyd.sinks.aws_credentials:AwsCredentials",
     "azure_key_vault": "rekeyd.sinks.azure_key_vault:AzureKeyVault",

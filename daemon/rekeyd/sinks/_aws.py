@@ -8,44 +8,32 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from rekeyd.botoerrors import translated
 from rekeyd.errors import Refused
 from rekeyd.policy import Grant
 from rekeyd.secret import AccessPair
-from rekeyd.sinks._value import KEY_ID, SECRET, pick
+from rekeyd.sinks._value import KEY_ID, SECRET, FieldNames
 from rekeyd.sinks.base import SinkContext, SinkSettings
 
 
-class Fields(BaseModel):
+class Fields(FieldNames):
     """The names under which the JSON object holds the two halves of the pair."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-    id: str = Field(KEY_ID, min_length=1, description="Name of the field with the key id.")
-    secret: str = Field(SECRET, min_length=1, description="Name of the field with the secret.")
-
-    @model_validator(mode="after")
-    def _differ(self) -> "Fields":
-        if self.id == self.secret:
-            raise ValueError("names one field for both halves of the pair; give them two names")
-        return self
 
     def decode(self, text: str) -> AccessPair | None:
         """Read the pair from a JSON object, None when it is not there.
 
         Raises `Refused` when the text is something else than a JSON object.
         """
-        return pick(_object(text), self.id, self.secret)
+        return self.pick(_object(text))
 
     def encode(self, pair: AccessPair, over: str) -> str:
         """Write the pair into the JSON object that is there; its other fields stay as they are.
 
         Raises `Refused` when what is there is something else: it is somebody else's.
         """
-        halves = {self.id: pair.key_id, self.secret: pair.secret.reveal()}
-        return json.dumps({**_object(over), **halves}, ensure_ascii=False)
+        return json.dumps({**_object(over), **self.fill(pair)}, ensure_ascii=False)
 
     def holds(self, text: str, pair: AccessPair) -> bool:
         """Tell whether the JSON object holds exactly this pair already."""

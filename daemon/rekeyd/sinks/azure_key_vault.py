@@ -51,7 +51,7 @@ class _Auth(BaseModel):
 class ClientSecretAuth(_Auth):
     method: Literal["client_secret"]
     tenant: str = Field(pattern=r"^[A-Za-z0-9.-]+$", description="Id or domain of the tenant.")
-    client_id: str
+    client_id: str = Field(description="The application's id.")
     client_secret: Reference
     authority: Address = "https://login.microsoftonline.com"
 
@@ -62,12 +62,14 @@ class ManagedIdentityAuth(_Auth):
 
 
 class AzureKeyVault(HttpSettings):
-    """Settings of `azure_key_vault`."""
+    """A secret in a Key Vault of Azure."""
 
     type: Literal["azure_key_vault"]
     vault: Address = Field(description="The vault's URI, such as https://NAME.vault.azure.net.")
-    secret: str = Field(pattern=r"^[0-9a-zA-Z-]{1,127}$")
-    auth: Annotated[ClientSecretAuth | ManagedIdentityAuth, Field(discriminator="method")]
+    secret: str = Field(pattern=r"^[0-9a-zA-Z-]{1,127}$", description="The secret's name.")
+    auth: Annotated[ClientSecretAuth | ManagedIdentityAuth, Field(discriminator="method")] = Field(
+        description="How rekeyd logs in, by `method`: client_secret or managed_identity."
+    )
     audience: str = Field(
         "https://vault.azure.net",
         description="Whom tokens are for; https://vault.azure.cn, https://vault.usgovcloudapi.net.",

@@ -7,9 +7,9 @@ A sink is one module: a `SinkSettings` subclass, whose `open` returns an object 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rekeyd.policy import Grant
 from rekeyd.ports import Sink
@@ -35,10 +35,19 @@ class SinkSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
+    per_account: ClassVar[bool] = False
+    """Whether every AWS account has places of its own, under the same names."""
+
     type: str
     name: str | None = Field(
         None, description="How logs and metrics call it. Left out: its type and what it points at."
     )
+
+    @model_validator(mode="after")
+    def _points_somewhere(self) -> Self:
+        if not (self.label and self.place):  # they may be computed by a third party's code
+            raise ValueError("does not say what it points at; look at its settings")
+        return self
 
     @property
     def place(self) -> str:

@@ -35,7 +35,7 @@ from rekeyd.sinks.base import SinkContext
 
 
 class CircleciVariable(HttpSettings):
-    """Settings of `circleci_variable`."""
+    """An environment variable of a project or a context of CircleCI."""
 
     type: Literal["circleci_variable"]
     address: Address = "https://circleci.com"
@@ -45,7 +45,7 @@ class CircleciVariable(HttpSettings):
         description="The project's slug: gh/ORG/NAME, bb/ORG/NAME or circleci/ORG_ID/PROJECT_ID.",
     )
     context: str | None = Field(None, pattern=r"^[0-9a-fA-F-]{36}$", description="A context's id.")
-    variable: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    variable: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Its name.")
     token: Reference
     format: Form = "json"
 

@@ -28,8 +28,8 @@ class Variables(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
-    access_key_id: VariableName = "AWS_ACCESS_KEY_ID"
-    secret_access_key: VariableName = "AWS_SECRET_ACCESS_KEY"  # noqa: S105 - its name
+    access_key_id: VariableName = Field("AWS_ACCESS_KEY_ID", description="For the key id.")
+    secret_access_key: VariableName = Field("AWS_SECRET_ACCESS_KEY", description="For the secret.")
 
     @model_validator(mode="after")
     def _differ(self) -> "Variables":

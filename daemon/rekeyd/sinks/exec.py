@@ -26,7 +26,6 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field
 
-from rekeyd.config.settings import Duration
 from rekeyd.errors import Permanent, Refused, RekeydError, Transient
 from rekeyd.model import short
 from rekeyd.ports import Sink
@@ -34,6 +33,7 @@ from rekeyd.secret import AccessPair
 from rekeyd.sinks._run import Outcome, run
 from rekeyd.sinks._value import pick
 from rekeyd.sinks.base import SinkContext, SinkSettings
+from rekeyd.times import Duration
 
 TEMPORARY_FAILURE = 75
 

@@ -55,11 +55,11 @@ LIFETIME = 600
 
 
 class GcpSecretManager(HttpSettings):
-    """Settings of `gcp_secret_manager`."""
+    """A secret in Secret Manager of Google Cloud."""
 
     type: Literal["gcp_secret_manager"]
     project: str = Field(pattern=r"^[a-z0-9.:-]+$", description="Id or number of the project.")
-    secret: str = Field(pattern=r"^[A-Za-z0-9_-]{1,255}$")
+    secret: str = Field(pattern=r"^[A-Za-z0-9_-]{1,255}$", description="The secret's id.")
     location: str | None = Field(None, pattern=r"^[a-z0-9-]+$", description="Of a regional secret.")
     credentials: Reference | None = Field(
         None, description="A service account's key file. Left out: the metadata server."

@@ -46,13 +46,17 @@ PAGE = 100
 
 
 class GithubActionsSecret(HttpSettings):
-    """Settings of `github_actions_secret`."""
+    """A secret of GitHub Actions: of a repository, an environment or an organization."""
 
     type: Literal["github_actions_secret"]
     repository: str | None = Field(None, pattern=r"^[^/\s]+/[^/\s]+$", description="OWNER/NAME.")
     environment: str | None = Field(None, description="A deployment environment of `repository`.")
-    organization: str | None = Field(None, pattern=r"^[^/\s]+$")
-    secret_name: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    organization: str | None = Field(
+        None, pattern=r"^[^/\s]+$", description="An organization, instead of `repository`."
+    )
+    secret_name: str = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="What workflows call it."
+    )
     visibility: Literal["all", "private"] = Field(
         "private",
         description="Which repositories see an organization's secret that has to be made; "

@@ -36,15 +36,19 @@ from rekeyd.sinks.base import SinkContext
 
 
 class GitlabVariable(HttpSettings):
-    """Settings of `gitlab_variable`."""
+    """A CI/CD variable of a project or a group of GitLab."""
 
     type: Literal["gitlab_variable"]
     address: Address = "https://gitlab.com"
     project: str | None = Field(None, min_length=1, description="Path or number of the project.")
     group: str | None = Field(None, min_length=1, description="Path or number of the group.")
-    variable: str = Field(pattern=r"^[A-Za-z0-9_]{1,255}$")
-    environment_scope: str = Field("*", min_length=1)
-    variable_type: Literal["env_var", "file"] = "env_var"
+    variable: str = Field(pattern=r"^[A-Za-z0-9_]{1,255}$", description="Its key.")
+    environment_scope: str = Field(
+        "*", min_length=1, description="The environments whose jobs see it."
+    )
+    variable_type: Literal["env_var", "file"] = Field(
+        "env_var", description="Whether jobs get the value, or the name of a file that holds it."
+    )
     masked: bool = Field(False, description="Hide the value in job logs; only `format: json`.")
     protected: bool = Field(False, description="Give it to protected branches and tags only.")
     token: Reference

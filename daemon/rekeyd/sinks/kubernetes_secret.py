@@ -42,16 +42,18 @@ REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
 class KubernetesSecret(HttpSettings):
-    """Settings of `kubernetes_secret`."""
+    """A Secret of Kubernetes."""
 
     type: Literal["kubernetes_secret"]
-    namespace: str = Field(min_length=1)
+    namespace: str = Field(min_length=1, description="The Secret's namespace.")
     secret_name: str = Field(min_length=1, description="metadata.name of the Secret.")
     api_server: Address | None = Field(
         None, description="Left out: the cluster in which rekeyd itself runs."
     )
     token: Reference = f"file:{SERVICE_ACCOUNT}/token"
-    fields: FieldNames = USUAL_NAMES
+    fields: FieldNames = Field(
+        USUAL_NAMES, description="Names of the two fields in `data`. Others are kept."
+    )
 
     @property
     def place(self) -> str:

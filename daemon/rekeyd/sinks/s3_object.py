@@ -26,7 +26,9 @@ class S3Object(AwsSinkSettings):
     """An object in S3. In a versioned bucket, let a lifecycle rule expire its old versions."""
 
     type: Literal["s3_object"]
-    bucket: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$")
+    bucket: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$", description="The bucket's name."
+    )
     key: str = Field(min_length=1, max_length=1024, description="Name of the object.")
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(
         None, description="Encryption at rest. Left out: as the bucket says."

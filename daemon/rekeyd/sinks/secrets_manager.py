@@ -9,7 +9,7 @@ the versions under them are nobody's business here.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ CURRENT = "AWSCURRENT"
 
 class SecretsManager(AwsSinkSettings):
     """A secret in AWS Secrets Manager. `kms_key_id` counts when rekeyd creates it."""
+
+    per_account: ClassVar[bool] = True
 
     type: Literal["secrets_manager"]
     secret_id: str = Field(

@@ -1,7 +1,7 @@
 """`ssm_parameter`: a JSON object in a SecureString of AWS Systems Manager's Parameter Store."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ from rekeyd.sinks.base import SinkContext
 
 class SsmParameter(AwsSinkSettings):
     """A SecureString. Left out, `kms_key_id` is the account's aws/ssm, at every delivery."""
+
+    per_account: ClassVar[bool] = True
 
     type: Literal["ssm_parameter"]
     parameter: str = Field(

@@ -48,9 +48,9 @@ class TokenAuth(_Auth):
 
 class AppRoleAuth(_Auth):
     method: Literal["approle"]
-    role_id: str
+    role_id: str = Field(description="The role's id, which is no secret.")
     secret_id: Reference
-    mount: str = "approle"
+    mount: str = Field("approle", description="Where this way to log in is mounted.")
 
     def login(self) -> dict[str, str]:
         return {"role_id": self.role_id, "secret_id": dereference(self.secret_id).reveal()}
@@ -58,24 +58,28 @@ class AppRoleAuth(_Auth):
 
 class KubernetesAuth(_Auth):
     method: Literal["kubernetes"]
-    role: str
+    role: str = Field(description="The role of Vault that the service account has.")
     jwt: Reference = "file:/var/run/secrets/kubernetes.io/serviceaccount/token"
-    mount: str = "kubernetes"
+    mount: str = Field("kubernetes", description="Where this way to log in is mounted.")
 
     def login(self) -> dict[str, str]:
         return {"role": self.role, "jwt": dereference(self.jwt).reveal()}
 
 
 class VaultKv2(HttpSettings):
-    """Settings of `vault_kv2`."""
+    """An entry of the key-value engine, version 2, of Vault or OpenBao."""
 
     type: Literal["vault_kv2"]
     address: Address
     mount: str = Field("secret", description="Where the KV version 2 engine is mounted.")
     path: str = Field(min_length=1, description="The entry below the mount, without `data/`.")
     namespace: str | None = Field(None, description="Vault Enterprise or OpenBao namespace.")
-    auth: Annotated[TokenAuth | AppRoleAuth | KubernetesAuth, Field(discriminator="method")]
-    fields: FieldNames = USUAL_NAMES
+    auth: Annotated[TokenAuth | AppRoleAuth | KubernetesAuth, Field(discriminator="method")] = (
+        Field(description="How rekeyd logs in, by `method`: token, approle or kubernetes.")
+    )
+    fields: FieldNames = Field(
+        USUAL_NAMES, description="Names of the two fields. Other fields of the entry are kept."
+    )
 
     @property
     def place(self) -> str:

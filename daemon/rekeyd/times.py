@@ -5,6 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
+from typing import Annotated
+
+from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 
 UNITS = {"w": 604_800, "d": 86_400, "h": 3_600, "m": 60, "s": 1}
 DURATION = r"^(?=\d)(\d{1,9}w)?(\d{1,9}d)?(\d{1,9}h)?(\d{1,9}m)?(\d{1,9}s)?$"
@@ -51,6 +54,15 @@ def duration_text(length: timedelta) -> str:
         else:
             left += count * size
     return text or "0s"
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(duration),
+    PlainSerializer(duration_text),
+    WithJsonSchema({"type": "string", "pattern": DURATION, "examples": ["30s", "15m", "12h"]}),
+]
+"""A setting that is a duration."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from apscheduler.triggers.cron import CronTrigger
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rekeyd.config.times import Crontab, duration, duration_text
+from rekeyd.times import Crontab, duration, duration_text
 
 HOURS = timedelta(hours=1)
 
