@@ -2,10 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from subprocess import PIPE
 
 import pytest
+
+from processes import LONG_ENOUGH, PROGRAM
 
 COMMANDS = [
     "run",
@@ -76,3 +80,32 @@ def test_json_is_one_document_and_nothing_else(rekeyd, command):
 
     assert isinstance(json.loads(done.out), dict)
     assert done.err == ""
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
+def test_help_fits_a_terminal_of_80_columns_and_keeps_its_lines(rekeyd, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = rekeyd(*command, "--help").out
+
+    assert "\\b" not in shown
+    assert "..." not in shown.replace("]...", "")
+    if command != ["credentials"]:  # it formats its own, without click
+        assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_ctrl_c_finishes_what_has_begun_and_says_how_it_goes_on(aws, config, proxy):
+    gate = proxy.hold("CreateAccessKey")
+    config.through(proxy)
+    with subprocess.Popen(
+        [*PROGRAM, "-c", config.path, "rotate"], stdout=PIPE, stderr=PIPE, text=True
+    ) as command:
+        assert gate.arrived.wait(LONG_ENOUGH)
+        command.send_signal(signal.SIGINT)
+        gate.opened.set()
+        out, err = command.communicate(timeout=LONG_ENOUGH)
+
+    assert command.returncode == 130
+    assert "mint" in out
+    assert "it goes on when the daemon runs" in err
+    assert "Traceback" not in err
+    assert len(aws.keys()) == 1

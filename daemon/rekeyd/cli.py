@@ -10,12 +10,9 @@ import click
 
 from rekeyd import __version__
 from rekeyd.config import IdentitySettings, Settings, load
-from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
+from rekeyd.errors import RekeydError
+from rekeyd.exits import FAILED, INTERRUPTED, exit_code
 from rekeyd.model import Request
-
-DONE, FAILED, USAGE, HELD, UNREACHABLE, CONFIG = 0, 1, 2, 3, 75, 78
-
-MARKS = {"done": ("✓", "green"), "retry": ("…", "yellow"), "refused": ("✗", "red")}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -25,11 +22,11 @@ MARKS = {"done": ("✓", "green"), "retry": ("…", "yellow"), "refused": ("✗"
     "--config",
     type=click.Path(path_type=Path),
     envvar="REKEYD_CONFIG",
-    help="The configuration; $REKEYD_CONFIG, else /etc/rekeyd/rekeyd.yaml.",
+    help="Default: $REKEYD_CONFIG, else /etc/rekeyd/rekeyd.yaml.",
 )
 @click.pass_context
 def cli(context: click.Context, config: Path | None) -> None:
-    r"""Keep the access keys of AWS backup users fresh.
+    """Keep the access keys of AWS backup users fresh.
 
     \b
     Set up once:        rekeyd check && rekeyd provision
@@ -44,7 +41,9 @@ def cli(context: click.Context, config: Path | None) -> None:
     Exit codes: 0 done, 1 failed, 2 wrong usage (or --dry-run found changes),
     3 an identity is on hold, 75 could not reach something now, 78 configuration.
 
-    Completion for bash (zsh and fish alike): eval "$(_REKEYD_COMPLETE=bash_source rekeyd)"
+    \b
+    Completion for bash (zsh and fish alike):
+      eval "$(_REKEYD_COMPLETE=bash_source rekeyd)"
     """
     context.obj = config
 
@@ -61,13 +60,18 @@ def _config_option(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def _wait_option(seconds: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    told = "How long to follow it."
+    return click.option("--wait", default=seconds, show_default=True, metavar="SECONDS", help=told)
+
+
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 
 
 @cli.command()
 @_config_option
 def run(path: Path | None) -> None:
-    r"""Run the daemon.
+    """Run the daemon.
 
     \b
     SIGUSR1  rotate every identity now
@@ -86,7 +90,7 @@ def run(path: Path | None) -> None:
 @_json_option
 @_config_option
 def provision(path: Path | None, *, dry_run: bool, take_over: bool, as_json: bool) -> None:
-    r"""Make the users, groups and policies of the configuration.
+    """Make the users, groups and policies of the configuration.
 
     Shows what differs first, then changes it. Run it with credentials that have the policy of
     `rekeyd policy provisioner`; the daemon needs far less.
@@ -104,9 +108,7 @@ def provision(path: Path | None, *, dry_run: bool, take_over: bool, as_json: boo
 @click.argument("identities", nargs=-1, metavar="[IDENTITY]...")
 @click.option("--due", is_flag=True, help="Only what is due: for cron and Kubernetes CronJobs.")
 @click.option("--revoke-now", is_flag=True, help="The key has leaked: no overlap, no grace.")
-@click.option(
-    "--wait", default=300, show_default=True, metavar="SECONDS", help="How long to follow it."
-)
+@_wait_option(300)
 @_json_option
 @_config_option
 def rotate(
@@ -118,7 +120,7 @@ def rotate(
     wait: int,
     as_json: bool,
 ) -> None:
-    r"""Make a new pair now and follow it to every sink.
+    """Make a new pair now and follow it to every sink.
 
     The running daemon does it when there is one on this state, else this command does.
 
@@ -140,13 +142,17 @@ def rotate(
 
 @cli.command()
 @click.argument("identity")
-@click.option("--wait", default=300, show_default=True, metavar="SECONDS")
+@_wait_option(300)
 @_json_option
 @_config_option
 def rollback(path: Path | None, *, identity: str, wait: int, as_json: bool) -> None:
-    """Make the superseded pair current again, in IAM and in every sink.
+    """Make the superseded pair current again, everywhere.
 
-    Works until that pair is deleted, which is overlap + grace after the rotation.
+    In IAM and in every sink; possible until that pair is deleted, which is overlap + grace after
+    the rotation.
+
+    \b
+      rekeyd rollback backup_user
     """
     from rekeyd.commands import rotation  # noqa: PLC0415
 
@@ -158,13 +164,17 @@ def rollback(path: Path | None, *, identity: str, wait: int, as_json: bool) -> N
 @cli.command()
 @click.argument("identity")
 @click.argument("key_id", metavar="KEY_ID")
-@click.option("--wait", default=60, show_default=True, metavar="SECONDS")
+@_wait_option(60)
 @_json_option
 @_config_option
 def adopt(path: Path | None, *, identity: str, key_id: str, wait: int, as_json: bool) -> None:
-    """Hand a key that rekeyd did not make over to it, to be retired like its own.
+    """Hand a key that rekeyd did not make over to it.
 
-    KEY_ID may also be the id of a user that was made anew under the same name (AIDA…).
+    It is then retired like rekeyd's own. KEY_ID may also be the id of a user that was made anew
+    under the same name (AIDA…).
+
+    \b
+      rekeyd adopt backup_user AKIAIOSFODNN7EXAMPLE
     """
     from rekeyd.commands import rotation  # noqa: PLC0415
 
@@ -178,7 +188,10 @@ def adopt(path: Path | None, *, identity: str, key_id: str, wait: int, as_json: 
 @_json_option
 @_config_option
 def plan(path: Path | None, *, as_json: bool) -> None:
-    """Show what would be done next for each identity, and which rule says so. Changes nothing."""
+    """Show the next step of each identity; change nothing.
+
+    And which rule says so, by a fresh look at IAM and at every sink.
+    """
     from rekeyd.commands import looking  # noqa: PLC0415
 
     sys.exit(looking.plan(load(path), as_json))
@@ -188,7 +201,14 @@ def plan(path: Path | None, *, as_json: bool) -> None:
 @_json_option
 @_config_option
 def status(path: Path | None, *, as_json: bool) -> None:
-    """Show where each identity stood at its last look. Asks nobody but the state folder."""
+    """Show where each identity stood at its last look.
+
+    Asks nobody but the state folder, so it answers at once and while everything else is down.
+
+    \b
+      rekeyd status
+      rekeyd status --json | jq '.identities[] | select(.hold)'
+    """
     from rekeyd.commands import looking  # noqa: PLC0415
 
     sys.exit(looking.status(load(path), as_json))
@@ -200,7 +220,12 @@ def status(path: Path | None, *, as_json: bool) -> None:
 @_json_option
 @_config_option
 def history(path: Path | None, *, identity: str | None, lines: int, as_json: bool) -> None:
-    """Show what was done, when, by which rule, and how it ended."""
+    """Show what was done, when, by which rule, and how it ended.
+
+    \b
+      rekeyd history                     the newest 50 events
+      rekeyd history backup_user -n 5    of one identity
+    """
     from rekeyd.commands import looking  # noqa: PLC0415
 
     settings = load(path)
@@ -213,7 +238,9 @@ def history(path: Path | None, *, identity: str | None, lines: int, as_json: boo
 @click.argument("party", type=click.Choice(["rotator", "provisioner", "backup"]), default="rotator")
 @_config_option
 def policy(path: Path | None, *, party: str) -> None:
-    r"""Print the least IAM policy that a party needs for this configuration.
+    """Print the least IAM policy that a party needs.
+
+    It follows from this configuration.
 
     \b
       rekeyd policy rotator        for the daemon
@@ -230,7 +257,14 @@ def policy(path: Path | None, *, party: str) -> None:
 @_json_option
 @_config_option
 def check(path: Path | None, *, offline: bool, as_json: bool) -> None:
-    """Try configuration, credentials, permissions and every sink, before anything is minted."""
+    """Try everything that a rotation needs, before it is needed.
+
+    Configuration, state, credentials, permissions and every sink. Mints and writes nothing.
+
+    \b
+      rekeyd check --offline    in CI, or before a reload
+      rekeyd check              as the user that the daemon runs as
+    """
     from rekeyd.commands import looking  # noqa: PLC0415
 
     sys.exit(looking.check(load(path), offline, as_json))
@@ -239,7 +273,7 @@ def check(path: Path | None, *, offline: bool, as_json: bool) -> None:
 @cli.command()
 @click.argument("file", type=click.Path())
 def credentials(file: str) -> None:
-    r"""Print the pair of a `credential_process` sink's file, as AWS SDKs want it.
+    """Print a pair for AWS SDKs, from a `credential_process` sink.
 
     \b
     In ~/.aws/config of the consumer:
@@ -257,7 +291,11 @@ def credentials(file: str) -> None:
 )
 @click.option("--keep", is_flag=True, help="Leave the demo's folder behind.")
 def demo(*, rotations: int, keep: bool) -> None:
-    """Show it: an embedded AWS, a provisioned user, the real daemon, N rotations as they happen."""
+    """Show it: an embedded AWS, the real daemon, N rotations.
+
+    A user is provisioned, and each step is shown as it happens. Ends by itself; touches nothing but
+    a folder of its own.
+    """
     from rekeyd import demo as show  # noqa: PLC0415
 
     sys.exit(show.run(rotations, keep))
@@ -273,23 +311,15 @@ def _named(settings: Settings, names: tuple[str, ...]) -> list[IdentitySettings]
     return [known[name] for name in dict.fromkeys(names)] if names else list(known.values())
 
 
-def exit_code(error: RekeydError) -> int:
-    """Return the exit code that a failure leads to."""
-    match error:
-        case Misconfigured():
-            return CONFIG
-        case Transient():
-            return UNREACHABLE
-        case Refused():
-            return HELD
-        case _:
-            return FAILED
-
-
 def main() -> NoReturn:
     """Run a command. What goes wrong is said in one place, without a traceback."""
     try:
-        cli.main(prog_name="rekeyd", standalone_mode=True)
+        sys.exit(cli.main(prog_name="rekeyd", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(INTERRUPTED)
     except RekeydError as error:
         click.echo(f"rekeyd: {error}", err=True)
         if error.do:

@@ -9,8 +9,6 @@ import click
 
 from rekeyd.ports import Event
 
-DONE, FAILED, CHANGES, HELD, UNREACHABLE = 0, 1, 2, 3, 75
-
 MARKS = {"done": ("✓", "green"), "retry": ("…", "yellow"), "refused": ("✗", "red")}
 
 

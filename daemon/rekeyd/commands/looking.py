@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from rekeyd.assemble import Workshop, fit_sealer, state_to_look_at
-from rekeyd.commands import DONE, HELD, ago, event_line, print_json, table
+from rekeyd.commands import ago, event_line, print_json, table
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import document
-from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
+from rekeyd.errors import Refused, RekeydError
+from rekeyd.exits import DONE, FAILED, HELD, exit_code
 from rekeyd.model import Custody
 from rekeyd.observe import look
 from rekeyd.ports import Identity
@@ -212,7 +213,8 @@ def _try(
         said = trial()
         answer["notes"] = said if isinstance(said, list) else []
     except RekeydError as error:
-        code = 78 if isinstance(error, Misconfigured) else 75 if isinstance(error, Transient) else 1
+        code = exit_code(error)
+        code = FAILED if code == HELD else code  # nobody is on hold for a trial
         answer |= {"ok": False, "problem": str(error), "do": error.do, "exit": code}
     results.append(answer)
 

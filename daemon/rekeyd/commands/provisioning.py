@@ -8,9 +8,10 @@ import click
 
 from rekeyd import policy as documents
 from rekeyd.assemble import shared_account
-from rekeyd.commands import CHANGES, DONE, print_json
+from rekeyd.commands import print_json
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Misconfigured, RekeydError
+from rekeyd.exits import CHANGES, DONE
 
 COLOURS = {"create": "green", "change": "yellow", "remove": "red"}
 

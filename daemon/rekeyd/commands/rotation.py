@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rekeyd.assemble import Workshop, notifier, open_store
-from rekeyd.commands import DONE, FAILED, HELD, UNREACHABLE, event_line, print_json
+from rekeyd.commands import event_line, print_json
 from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Permanent, RekeydError
+from rekeyd.exits import DONE, FAILED, HELD, INTERRUPTED, UNREACHABLE
 from rekeyd.model import Request
 from rekeyd.ports import Event
 from rekeyd.reconcile import Reconciler
@@ -121,10 +122,14 @@ def follow(
             click.echo("a daemon runs on this state and does what is due by itself", err=True)
             return DONE
         deadline = time.monotonic() + wait
-        while _open(followers) and not worker.error and time.monotonic() < deadline:
-            worker.happened.wait(POLL)
-            worker.happened.clear()
-            told += _show(followers, as_json)
+        interrupted = False
+        try:
+            while _open(followers) and not worker.error and time.monotonic() < deadline:
+                worker.happened.wait(POLL)
+                worker.happened.clear()
+                told += _show(followers, as_json)
+        except KeyboardInterrupt:  # what has begun is finished, and nothing more is begun
+            interrupted = True
         worker.stopping.set()
         if thread.is_alive():
             thread.join()
@@ -133,7 +138,8 @@ def follow(
         told += _show(followers, as_json)
         for one in followers:
             one.give_up()
-        return _conclude(followers, told, as_json)
+        code = _conclude(followers, told, as_json)
+        return INTERRUPTED if interrupted else code
 
 
 @dataclass
