@@ -252,7 +252,9 @@ def test_no_credentials(rekeyd, monkeypatch, aws):
     assert "rekeyd has no usable AWS credentials" in done.err
     assert "the pairs in use go on working" in done.err
     assert rekeyd("plan").code == 3
-    assert rekeyd("check").code == 1
+    checked = rekeyd("check")
+    assert (checked.code, checked.out.count("no usable AWS credentials")) == (1, 1)
+    assert "sink aws_credentials" in checked.out
 
 
 def test_expired_credentials(rekeyd, aws, config, proxy):

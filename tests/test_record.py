@@ -1,5 +1,6 @@
 """One event a step: in the log, the metrics, the history and the status, and never twice a hold."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -9,9 +10,9 @@ from structlog.testing import capture_logs
 
 from rekeyd.errors import Permanent, Propagating, Refused, Transient
 from rekeyd.metrics import Metrics
-from rekeyd.model import Snapshot, Timing
+from rekeyd.model import Custody, Key, Pair, Snapshot, Timing, short
 from rekeyd.record import Recorder
-from rekeyd.steps import Decision, Hold, Mint, Rest
+from rekeyd.steps import Decision, Hold, Mint, Record, Rest
 from rekeyd.store import Store
 
 NOW = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
@@ -112,3 +113,18 @@ def test_an_identity_that_was_taken_out_is_forgotten(recorder):
     recorder.keep({"another"})
 
     assert recorder.statuses == {}
+
+
+def test_what_was_recorded_is_shown_without_another_look(recorder, store):
+    pair = Pair(key_id="AKIA1", minted=NOW, sealed="", verified=NOW)
+    seen = replace(
+        LOOK, keys=(Key("AKIA1", True, NOW),), custody=Custody(user_id="AIDA1", pairs=(pair,))
+    )
+    current = Custody(user_id="AIDA1", pairs=(replace(pair, current=NOW),))
+    decision = Decision("deliver", Record("every sink holds …1", current))
+
+    recorder.saw(WHO, seen, decision)
+    assert store.published()["backup_user"].current is None
+    recorder.did("backup_user", decision, "every sink holds …1", 0.1)
+
+    assert store.published()["backup_user"].current.key == short("AKIA1")

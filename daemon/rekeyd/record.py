@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from rekeyd.errors import Propagating, RekeydError, Transient
-from rekeyd.model import Snapshot
+from rekeyd.model import Custody, Snapshot
 from rekeyd.ports import Event, Identity
+from rekeyd.rules import plan
 from rekeyd.steps import Decision, Hold, Record
 from rekeyd.store import Store
 from rekeyd.view import Status, describe
@@ -54,7 +55,7 @@ class Recorder:
         self._tell = tell
         self._log = log or Nobody()
         self.statuses: dict[str, Status] = store.published()
-        self._decided: dict[str, Decision] = {}
+        self._seen: dict[str, tuple[Identity, Snapshot, Decision]] = {}
         self.progress: Callable[[str], None] = lambda _: None
 
     def keep(self, names: set[str]) -> None:
@@ -65,7 +66,7 @@ class Recorder:
     def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
         status = describe(who.name, snapshot, decision, who.timing)
         before = self.statuses.get(who.name)
-        self._decided[who.name] = decision
+        self._seen[who.name] = who, snapshot, decision
         self._publish(status)
         if status.hold and (before is None or before.hold != status.hold):
             self._event(who.name, decision.rule, "hold", "refused", status.hold.what)
@@ -78,10 +79,18 @@ class Recorder:
             self._metrics.rotation(identity, "failed")
         self._event(identity, decision.rule, step, "done", detail)
         self._log.info(step, identity=identity, rule=decision.rule, detail=detail, seconds=seconds)
+        if isinstance(decision.step, Record):
+            self._see_again(identity, decision.step.custody)
+
+    def _see_again(self, identity: str, custody: Custody) -> None:
+        """Show the last look with what was recorded since: a command may end here."""
+        who, snapshot, _ = self._seen[identity]
+        known = replace(snapshot, custody=custody)
+        self.saw(who, known, plan(known, who.timing))
 
     def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:
         outcome = "retry" if isinstance(error, Transient) else "refused"
-        decided = self._decided.get(identity)
+        *_, decided = self._seen.get(identity, (None,))
         step = _name(decided) if decided and decided.rule == rule else rule
         self._metrics.step(identity, step, outcome, 0.0)
         if rule in ROTATION and not isinstance(error, Propagating):

@@ -150,8 +150,7 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
         _try(results, "", "state and seal key", state)
         if shop and not offline:
             for identity in settings.identities:
-                for what, trial in _trials(shop, identity):
-                    _try(results, identity.name, what, trial)
+                _try_identity(results, shop, identity)
             for channel in (one.open() for one in settings.notify):
                 _try(results, "", f"notify {channel.name}", channel.check)
     if as_json:
@@ -161,24 +160,23 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
     return max((r["exit"] for r in results), default=DONE)
 
 
-def _trials(
-    shop: Workshop, identity: IdentitySettings
-) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Name and give each thing to try: reading calls, and the sinks' own checks.
-
-    What a trial returns as a list are notes for people.
-    """
+def _try_identity(
+    results: list[dict[str, Any]], shop: Workshop, identity: IdentitySettings
+) -> None:
+    """Try the reading calls of IAM, as far as one does not follow from another, and each sink."""
     from rekeyd.aws import AwsIam  # noqa: PLC0415 (0.3 s, for those who use it)
 
-    account = shop.account(identity)
-    yield "credentials", account.caller
-    who = shop.build(identity)
-    yield "not root's credentials", lambda: _not_root(who)
-    yield f"user {identity.user}", lambda: _user_exists(who)
-    yield "list its keys", lambda: _room(who)
-    yield "what IAM can tell", AwsIam(account, identity.user).gaps
+    def works(what: str, trial: Callable[[], object]) -> bool:
+        return _try(results, identity.name, what, trial)
+
+    account, who = shop.account(identity), shop.build(identity)
+    if works("credentials", account.caller):
+        works("not root's credentials", lambda: _not_root(who))
+        if works(f"user {identity.user}", lambda: _user_exists(who)):
+            works("list its keys", lambda: _room(who))
+            works("what IAM can tell", AwsIam(account, identity.user).gaps)
     for sink in who.sinks:
-        yield f"sink {sink.name}", sink.check
+        works(f"sink {sink.name}", sink.check)
 
 
 def _not_root(who: Identity) -> None:
@@ -206,7 +204,8 @@ def _room(who: Identity) -> None:
 
 def _try(
     results: list[dict[str, Any]], identity: str, what: str, trial: Callable[[], object]
-) -> None:
+) -> bool:
+    """Try one thing and keep how it went. What it returns as a list are notes for people."""
     answer: dict[str, Any] = {"identity": identity, "check": what, "ok": True}
     answer |= {"notes": [], "problem": "", "do": "", "exit": DONE}
     try:
@@ -217,6 +216,7 @@ def _try(
         code = FAILED if code == HELD else code  # nobody is on hold for a trial
         answer |= {"ok": False, "problem": str(error), "do": error.do, "exit": code}
     results.append(answer)
+    return bool(answer["ok"])
 
 
 def _show_checks(settings: Settings, results: list[dict[str, Any]]) -> None:

@@ -83,7 +83,7 @@ class Follower:
         if not (self._granted or blind):
             return
         if status.hold:
-            self.code, self.note = HELD, f"on hold: {status.hold.what}. {status.hold.do}"
+            self.code, self.note = HELD, f"on hold: {status.hold.what}\n  → {status.hold.do}"
         elif self.kind == "revoke" and self._delivered and status.stage == "resting":
             self.code = DONE if len(status.keys) < 2 else None
         elif status.asked and status.stage == "resting":
