@@ -8,7 +8,7 @@ import pytest
 from rekeyd import reconcile
 from rekeyd.errors import Propagating, Transient
 from rekeyd.model import Request, Snapshot
-from rekeyd.reconcile import LONGEST, WATCH, Reconciler
+from rekeyd.reconcile import LONGEST, SHORTEST, STALE, WATCH, Reconciler
 from rekeyd.steps import Decision, Hold, Record, Rest
 
 NOW = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
@@ -95,3 +95,57 @@ def test_people_who_ask_without_pause_do_not_keep_it_from_its_work(loop, monkeyp
     one.who.store = SimpleNamespace(requests=lambda _: asked, settle=lambda *_: None)
 
     assert one.advance() == 7.0
+
+
+def test_its_bounds_are_those_that_the_documentation_tells():
+    assert (WATCH, STALE, SHORTEST, LONGEST) == (300, 60, 1, 900)
+
+
+def test_a_request_is_granted_before_anything_is_planned(loop, monkeypatch):
+    granted = []
+    one = loop(Rest(NOW + timedelta(seconds=7)))
+    monkeypatch.setattr(reconcile, "grant", lambda *_: LOOK.custody)
+    left = [(1, Request("rotate"))]
+    one.who.store = SimpleNamespace(
+        requests=lambda _: left[:],
+        settle=lambda _, number, custody: granted.append((number, custody, left.pop())),
+    )
+
+    assert one.advance() == 7.0
+    assert granted == [(1, LOOK.custody, (1, Request("rotate")))]
+
+
+def test_coming_to_rest_makes_the_next_wait_short_again(loop):
+    trouble = Transient("no network")
+    one = loop(trouble, trouble, Rest(NOW + timedelta(seconds=7)), trouble)
+
+    assert [one.advance() for _ in range(4)] == [1, 2, 7, 1]
+
+
+def test_a_look_that_is_a_minute_old_justifies_no_step(loop, monkeypatch):
+    times = iter([0.0, 60.0, 100.0, 159.0, 200.0])
+    monkeypatch.setattr(reconcile.time, "clock_gettime", lambda _: next(times))
+    done = []
+    one = loop(Record("late", LOOK.custody), Record("soon", LOOK.custody), Rest(NOW))
+    monkeypatch.setattr(reconcile, "perform", lambda *given: done.append(given[2].what))
+
+    one.advance()
+
+    assert done == ["soon"]
+
+
+def test_the_witness_is_told_what_was_seen_done_refused_and_granted(loop, monkeypatch):
+    told = []
+
+    class Everything:
+        def __getattr__(self, name):
+            return lambda *given: told.append((name, given[1:]))
+
+    one = loop(Record("a fact", LOOK.custody), Transient("no network"))
+    one._witness = Everything()
+    one.advance()
+
+    assert [name for name, _ in told] == ["saw", "did", "failed"]
+    assert told[0][1][0] is LOOK
+    assert told[1][1][1] == "a fact"
+    assert told[2][1][0] == "look"

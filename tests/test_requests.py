@@ -98,3 +98,12 @@ def test_a_user_made_again_is_adopted_with_a_fresh_custody() -> None:
     assert (custody.user_id, custody.pairs, custody.intent) == (USER, (), None)
     assert custody.asked == START
     assert custody.gone == ("AKIADEAD",), "what is listed under the new user is not forgotten"
+
+
+def test_no_more_than_sixteen_ids_are_remembered() -> None:
+    many = tuple(map(str, range(16)))
+    seen = replace(SEEN, custody=replace(SEEN.custody, gone=many))
+    anew = replace(seen, custody=Custody(user_id="AIDAOLD", pairs=(pair("DEAD"),), gone=many))
+
+    assert asked("adopt", "AKIAELSEWHERE", seen).gone == (*many[1:], "AKIAELSEWHERE")
+    assert asked("adopt", USER, anew).gone == (*many[1:], "DEAD")

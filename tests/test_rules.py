@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from rekeyd.holds import REASONS
 from rekeyd.model import Custody, Intent, Key, Pair, SinkView, Snapshot, Timing
-from rekeyd.rules import RULES, plan, retire
+from rekeyd.rules import CALL_WINDOW, CLOCK_SKEW, RULES, plan, rest, retire
 from rekeyd.steps import (
     Activate,
     Deactivate,
@@ -657,3 +658,107 @@ class TestRest:
         far = Timing(lambda born: NOW, OVERLAP, GRACE, SETTLE)
         stuck = superseded(HOUR * 20, old={"deleted": NOW - SETTLE + MINUTE}, listed={})
         assert plan(stuck, far).step == Rest(NOW + MINUTE)
+
+
+class TestEdges:
+    """The instant at which something is due belongs to it, and what is later does not."""
+
+    def test_a_key_made_at_the_end_of_the_calls_window_may_be_the_orphan(self) -> None:
+        made = 20 * MINUTE - CALL_WINDOW
+        seen = look(key(FOREIGN, made), intent=Intent(ago(20 * MINUTE), frozenset()))
+
+        assert changed(seen, FOREIGN).orphan
+
+    def test_the_clocks_may_differ_by_five_seconds_and_the_call_take_two_minutes(self) -> None:
+        assert timedelta(seconds=5) == CLOCK_SKEW
+        assert CALL_WINDOW == 2 * MINUTE
+
+    def test_a_key_made_as_much_before_its_intent_as_clocks_differ_may_be_the_orphan(self) -> None:
+        made = 20 * MINUTE + CLOCK_SKEW
+        seen = look(key(FOREIGN, made), intent=Intent(ago(20 * MINUTE), frozenset()))
+
+        assert changed(seen, FOREIGN).orphan
+
+    def test_a_pair_that_was_just_deleted_says_nothing_of_the_others(self) -> None:
+        gone = pair(OLD, DAY, deleted=ago(MINUTE), missing=ago(SETTLE))
+        other = pair(NEW, 2 * HOUR, missing=ago(HOUR))
+        seen = look(key(OLD, DAY), key(NEW, 2 * HOUR), pairs=(gone, other), holds=NEW)
+
+        assert changed(seen, NEW).missing is None
+
+    def test_absence_counts_from_the_instant_at_which_listings_are_steady(self) -> None:
+        seen = look(pairs=(pair(NEW, SETTLE),), holds=NEW)
+
+        assert changed(seen, NEW).missing == NOW
+
+    def test_a_refusal_at_the_end_of_settle_is_late(self) -> None:
+        refused = fresh(NEW, HOUR, refused=ago(HOUR - SETTLE))
+        seen = look(key(NEW, HOUR), pairs=(refused,))
+
+        assert changed(seen, NEW).given_up == NOW
+
+    def test_of_several_sinks_with_unknown_keys_the_first_is_told(self) -> None:
+        strange = tuple(SinkView(name, FOREIGN) for name in ("first", "second"))
+
+        step = decide(steady(sinks=strange)).step
+
+        assert isinstance(step, Hold)
+        assert "sink first" in step.what
+
+    def test_a_listing_is_believed_from_the_end_of_settle_on(self) -> None:
+        activated = superseded(HOUR / 2, old={"deactivated": ago(SETTLE)}, listed={})
+        switched_off = superseded(HOUR / 2, old={"restored": ago(SETTLE)}, listed={"active": False})
+
+        assert changed(activated, OLD).deactivated is None
+        assert changed(switched_off, OLD).deactivated == NOW
+
+    def test_a_use_when_the_overlap_began_is_no_late_use(self) -> None:
+        old = {"deactivated": ago(GRACE), "retiring": ago(GRACE)}
+        seen = superseded(DAY / 2, old=old, listed={"active": False, "used": ago(GRACE + OVERLAP)})
+
+        assert decide(seen).step == Delete(OLD)
+
+    def test_a_use_that_ends_with_the_overlap_holds_nothing(self) -> None:
+        seen = superseded(HOUR, old={}, listed={"used": NOW})
+        at_its_end = replace(seen, now=NOW + HOUR / 2)
+
+        assert not isinstance(decide(seen).step, Hold)
+        assert not isinstance(decide(at_its_end).step, Hold)
+
+    def test_a_leaked_key_that_is_used_is_held_against_nobody(self) -> None:
+        seen = superseded(HOUR, old={"revoked": ago(MINUTE)}, listed={"used": NOW})
+
+        assert decide(seen).step == Deactivate(OLD)
+
+    def test_without_anything_to_wait_for_it_looks_again_after_settle(self) -> None:
+        seen = steady(now=NOW + DAY, custody=Custody(user_id=USER, pairs=()), keys=(), sinks=())
+
+        assert rest(seen, TIMING) == Rest(NOW + DAY + SETTLE)
+
+    def test_a_pair_is_dead_from_the_end_of_settle_on(self) -> None:
+        seen = look(pairs=(pair(NEW, SETTLE),))
+
+        assert seen.dead(seen.custody.pairs[0], TIMING)
+
+    def test_no_more_than_sixteen_ids_are_remembered(self) -> None:
+        known = Custody(gone=tuple(map(str, range(16))), pairs=(pair(OLD, DAY),))
+
+        assert known.without_pair(OLD).gone == (*map(str, range(1, 16)), OLD)
+
+    def test_what_is_chosen_again_is_not_given_up_itself_nor_are_older_ones(self) -> None:
+        pairs = tuple(pair(name, DAY) for name in ("OLDEST", OLD, NEW))
+        seen = look(key(OLD, DAY), pairs=pairs)
+
+        chosen = seen.back_to(pairs[1])
+
+        assert [p.given_up for p in chosen.pairs] == [None, None, NOW]
+
+    def test_every_reason_of_a_hold_is_named(self) -> None:
+        assert {"root", "slots_full", "interrupted"} < set(REASONS)
+        assert len(REASONS) == 9
+
+    def test_a_hold_names_the_key_that_a_sink_holds(self) -> None:
+        step = decide(steady(sinks=(SinkView("file", "AKIAELSEWHERE"),))).step
+
+        assert isinstance(step, Hold)
+        assert "…HERE" in step.what
