@@ -111,3 +111,21 @@ def test_a_file_is_a_key_of_its_own(tmp_path):
     sealed = open_sealer(f"file:{path}", no_kms).seal("backup_user", PAIR)
 
     assert open_sealer(f"file:{path}", no_kms).unseal("backup_user", "AKIA1", sealed)
+
+
+def test_what_is_sealed_with_a_nonce_of_96_bits_is_not_opened_with_something_added():
+    sealer = KeySealer(KEY, "the key")
+    sealed = sealer.seal("backup_user", PAIR)
+
+    assert len(base64.b64decode(sealed)) == 12 + len("the secret of a pair") + 16
+    with pytest.raises(Misconfigured, match="does not open"):
+        sealer.unseal("backup_user", "AKIA1", f"{sealed[:8]}\n{sealed[8:]}")
+
+
+def test_a_key_that_others_may_only_run_is_open_to_others(tmp_path):
+    with pytest.raises(Misconfigured, match="open to others"):
+        read_key(write(tmp_path / "key", KEY, 0o601))
+
+
+def test_kms_seals_when_it_is_named():
+    assert open_sealer("kms:alias/rekeyd", no_kms) is not None

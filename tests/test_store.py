@@ -1,8 +1,11 @@
 """Custody on disk: what is saved is there, whoever looks, and nobody else may look."""
 
+import os
 import sqlite3
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -172,3 +175,95 @@ def test_a_disk_that_cannot_be_written_is_a_bad_day_and_no_more(store):
         store.save("backup_user", FULL)
     store.log(Event(NOW, "backup_user", "mint", "mint", "done"))
     assert store.history() == []
+
+
+def test_what_a_commit_costs_is_a_flush_and_what_was_deleted_is_overwritten(store):
+    def pragma(name):
+        return store._connection.execute(f"pragma {name}").fetchone()[0]
+
+    assert (pragma("journal_mode"), pragma("secure_delete")) == ("wal", 1)
+    with store._transaction():
+        assert pragma("synchronous") == 2, "full"
+    with store._transaction(durable=False):
+        assert pragma("synchronous") == 1, "normal"
+    store.save("backup_user", FULL)
+    assert pragma("synchronous") == 2
+
+
+def test_history_and_status_need_no_flush_of_their_own(store):
+    store.log(Event(NOW, "backup_user", "mint", "mint", "done"))
+    assert store._connection.execute("pragma synchronous").fetchone() == (1,)
+    store.save("backup_user", FULL)
+
+    store.publish(Status(identity="backup_user", at=NOW, stage="resting", rule="rest", message=""))
+    assert store._connection.execute("pragma synchronous").fetchone() == (1,)
+
+
+def test_a_state_of_a_newer_version_is_refused(store, folder):
+    assert (module.VERSION, module.KEPT) == (1, 10_000)
+    store._connection.execute("pragma user_version = 2")
+
+    with pytest.raises(Misconfigured, match="newer rekeyd"):
+        Store(folder)
+
+
+def test_a_state_below_a_folder_that_is_not_there_yet_is_made(tmp_path):
+    Store(tmp_path / "var/lib/rekeyd").close()
+
+    assert (tmp_path / "var/lib/rekeyd/rekeyd.sqlite").exists()
+
+
+def test_the_lock_tells_who_holds_it_and_nothing_older(store, folder):
+    (folder / "lock").write_text("12345678901234567890\n")
+
+    assert store.lock() is True
+    assert store.holder() == str(os.getpid())
+    second = Store(folder)
+    assert second.lock() is False
+    second.close()
+
+
+def test_a_lock_that_another_has_leaves_no_file_open(store, folder):
+    store.lock()
+    second = Store(folder)
+    before = len([*Path("/proc/self/fd").iterdir()])
+
+    second.lock()
+
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+    second.close()
+
+
+def test_events_and_requests_are_numbered_from_one(store):
+    assert store.latest() == 0
+    assert store.ask("backup_user", Request("rotate")) == 1
+    store.log(Event(NOW, "backup_user", "mint", "mint", "done"))
+
+    assert store.latest() == 1
+    assert store.history()[0][0] == 1
+    assert store.history(after=0) == store.history()
+
+
+def test_a_note_of_any_name_is_kept_and_replaced(store):
+    assert store.meta("colour") is None
+    store.set_meta("colour", "red")
+    store.set_meta("colour", "blue")
+
+    assert store.meta("colour") == "blue"
+
+
+def test_it_is_used_by_several_threads_at_once(store):
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: store.save(f"user{n}", FULL), range(20)))
+
+    assert store.load("user19") == FULL
+
+
+def test_a_connection_that_is_closed_holds_no_lock(store, folder):
+    store.lock()
+    store.close()
+    store.close()
+
+    other = Store(folder)
+    assert other.lock()
+    other.close()
