@@ -152,13 +152,15 @@ class Proxy:
 
             def answer(self) -> None:
                 length = int(self.headers.get("Content-Length", 0))
-                proxy.answer(self, self.rfile.read(length), port)
+                with suppress(ConnectionError):  # one side may be killed
+                    proxy.answer(self, self.rfile.read(length), port)
 
             do_GET = do_POST = do_PUT = do_DELETE = do_HEAD = answer  # noqa: N815
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.port = int(self._server.server_address[1])
+        self.endpoint = f"http://127.0.0.1:{self.port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
 
@@ -205,6 +207,7 @@ class Proxy:
             if spoiled
             else _forward(handler, body, port)
         )
+        content = self.altered(action, content)
         self.passed(action, content)
         if action in self.lost:
             handler.close_connection = True
@@ -219,6 +222,10 @@ class Proxy:
         handler.end_headers()
         if handler.command != "HEAD":
             handler.wfile.write(content)
+
+    def altered(self, action: str, content: bytes) -> bytes:
+        """Return what to answer instead of what came through."""
+        return content
 
     def passed(self, action: str, content: bytes) -> None:
         """Is told every answer that came through."""
