@@ -6,7 +6,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e bench check proof soak lock clean
+.PHONY: help run test e2e bench check proof mutants soak lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ check: $(VENV)/.test ## lint, types, floors, dependencies, docs
 
 proof: $(VENV)/.test ## run the proofs, and write tests/PROOF.md anew
 	@$(BIN)/python tests/write_proof.py
+
+mutants: $(VENV)/.test ## change the core and custody in small ways, one at a time; tests must notice
+	@$(BIN)/python tests/mutate.py $(MODULES)
 
 soak: $(VENV)/.test ## the proofs for as long as there is time: make soak MINUTES=600
 	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),30)
