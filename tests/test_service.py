@@ -4,6 +4,7 @@ import signal
 import socket
 import time
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -280,7 +281,7 @@ def test_a_state_that_cannot_be_read_is_told(service, monkeypatch):
 
 
 def test_a_clock_that_jumps_sets_every_timer_anew(service):
-    service.scheduler.add_job(service._beat, "interval", seconds=5, id="beat")
+    service._beat()
     service._apply(service.settings)
 
     with capture_logs() as logs:
@@ -288,7 +289,15 @@ def test_a_clock_that_jumps_sets_every_timer_anew(service):
 
     assert [log["event"] for log in logs] == ["clock"]
     jobs = [job.id for job in service.scheduler.get_jobs()]
-    assert sorted(job.partition("/")[0] for job in jobs) == ["backup_user", "beat"]
+    assert sorted(job.partition("/")[0] for job in jobs) == ["beat", "identity backup_user"]
+
+
+def test_a_clock_that_jumps_by_ten_years_costs_no_time(service):
+    """An interval would be counted through: 63 million times."""
+    service._beat()
+    [beat] = service.scheduler.get_jobs()
+
+    assert beat.trigger.get_next_fire_time(datetime.now(UTC), datetime.now(UTC)) is None
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a secret"), Transient("no profile")])
@@ -302,7 +311,7 @@ def test_a_fault_ends_the_care_for_no_identity(service, error):
     status = service.recorder.statuses["backup_user"]
     assert status.stage == "failing"
     assert "a secret" not in status.failing
-    assert [job.id for job in service.scheduler.get_jobs()] == ["backup_user/1"]
+    assert [job.id for job in service.scheduler.get_jobs()] == ["identity backup_user/1"]
     assert not runner.running
 
 

@@ -60,6 +60,43 @@ FIXED = ("state", "seal", "address")
 """What a reload cannot change: the state, its seal key, and the address that is listened on."""
 
 
+class Alarm:
+    """One timer, that can be set anew.
+
+    Every job gets an id of its own: APScheduler removes a finished job by its id, and would take a
+    newer one of the same name with it. None is an interval: when the clock jumps by ten years,
+    APScheduler would count every instant that was missed.
+    """
+
+    def __init__(
+        self, scheduler: BackgroundScheduler, name: str, action: Callable[[], None]
+    ) -> None:
+        self._scheduler = scheduler
+        self._name = name
+        self._action = action
+        self._mutex = threading.Lock()
+        self._serial = 0
+
+    def set(self, seconds: float) -> None:
+        with self._mutex:
+            self._cancel()
+            self._serial += 1
+            when = datetime.now(UTC) + timedelta(seconds=seconds)
+            self._scheduler.add_job(self._action, "date", run_date=when, id=self._id)
+
+    def cancel(self) -> None:
+        with self._mutex:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        with suppress(JobLookupError):
+            self._scheduler.remove_job(self._id)
+
+    @property
+    def _id(self) -> str:
+        return f"{self._name}/{self._serial}"
+
+
 class Runner:
     """Runs the reconciler of one identity: never twice at once, and again when told meanwhile."""
 
@@ -72,8 +109,7 @@ class Runner:
         self._build = build
         self._reconciler: Reconciler | None = None
         self._mutex = threading.Lock()
-        self._serial = 0
-        self._job: str | None = None
+        self._alarm = Alarm(service.scheduler, f"identity {name}", self._run)
         self._again = False
         self.retired = False
         self.running = False
@@ -90,7 +126,7 @@ class Runner:
     def retire(self) -> None:
         with self._mutex:
             self.retired = True
-            self._cancel()
+            self._alarm.cancel()
 
     def wake(self) -> None:
         """Look now, and try again soon if that fails."""
@@ -99,7 +135,7 @@ class Runner:
                 self._reconciler.hurry()
             self._again = self.running
             if not self.running:
-                self._schedule(0.0)
+                self._set(0.0)
 
     def hung(self) -> bool:
         return self.running and time.monotonic() - self.progressed > HUNG
@@ -126,7 +162,7 @@ class Runner:
         finally:
             with self._mutex:
                 self.running = False
-                self._schedule(0.0 if self._again else delay)
+                self._set(0.0 if self._again else delay)
 
     def _advance(self, build: Callable[[], Identity]) -> float:
         reconciler = self._reconciler
@@ -137,27 +173,9 @@ class Runner:
                     self._reconciler = reconciler
         return reconciler.advance()
 
-    def _schedule(self, delay: float) -> None:
-        """Set the one timer.
-
-        Every job gets an id of its own: APScheduler removes a finished job by its id, and would
-        take a newer one of the same name with it.
-        """
-        self._cancel()
-        if self.retired or self._service.stopping.is_set():
-            return
-        self._serial += 1
-        self._job = f"{self.name}/{self._serial}"
-        when = datetime.now(UTC) + timedelta(seconds=delay)
-        self._service.scheduler.add_job(
-            self._run, "date", run_date=when, id=self._job, misfire_grace_time=None
-        )
-
-    def _cancel(self) -> None:
-        if self._job:
-            with suppress(JobLookupError):
-                self._service.scheduler.remove_job(self._job)
-            self._job = None
+    def _set(self, seconds: float) -> None:
+        if not (self.retired or self._service.stopping.is_set()):
+            self._alarm.set(seconds)
 
 
 class Service:
@@ -177,12 +195,13 @@ class Service:
         self.stopping = threading.Event()
         self.scheduler = BackgroundScheduler(
             executors={"default": ThreadPoolExecutor(WORKERS)},
-            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+            job_defaults={"misfire_grace_time": None},
             timezone=UTC,
         )
         self._runners: dict[str, Runner] = {}
         self.metrics.show(self.statuses)
         self._beaten = time.monotonic()
+        self._next_beat = Alarm(self.scheduler, "beat", self._beat)
         self._store_trouble: str | None = None
         self._seen: dict[str, int] = {}
         self._listener = self._bound_listener()
@@ -220,7 +239,7 @@ class Service:
         """Work until SIGTERM or SIGINT; return the exit code."""
         wakeup = self._catch_signals()
         self._apply(self.settings)
-        self.scheduler.add_job(self._beat, "interval", seconds=BEAT, id="beat")
+        self._beat()
         self.scheduler.start()
         if self._listener:
             self._listener.start()
@@ -377,7 +396,7 @@ class Service:
     def _on_clock_jump(self) -> None:
         """Set every timer anew: those of the scheduler follow the wall clock."""
         self.log.warning("clock", detail="the clock jumped; timers are set anew")
-        self.scheduler.reschedule_job("beat", trigger="interval", seconds=BEAT)
+        self._beat()
         for runner in self._all():
             runner.wake()
 
@@ -432,6 +451,7 @@ class Service:
 
     def _beat(self) -> None:
         self._beaten = time.monotonic()
+        self._next_beat.set(BEAT)
 
     def _listening(self) -> str:
         return self.settings.listen.address if self.settings.listen else "none"
