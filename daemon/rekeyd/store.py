@@ -26,6 +26,10 @@ from rekeyd.view import Status
 VERSION = 1
 """Of the tables below. A state of a newer version is refused, never guessed at."""
 
+WAL_PAGES = 64
+"""Pages of 4 KiB after which the log is brought into the file: its room is needed beside it, and
+SQLite's own 1,000 would fill a small disk for good."""
+
 KEPT = 10_000
 """Lines of history that are kept, over all identities."""
 
@@ -59,6 +63,7 @@ class Store:
                 check_same_thread=False,
             )
             self._connection.execute("pragma journal_mode = wal")
+            self._connection.execute(f"pragma wal_autocheckpoint = {WAL_PAGES}")
             self._connection.execute("pragma secure_delete = on")
             self._prepare()
 
