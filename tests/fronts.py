@@ -39,6 +39,8 @@ class Fronts(Proxy):
         if said.get("Action") == "UpdateAccessKey":
             change = self._dead.discard if said["Status"] == "Active" else self._dead.add
             change(said["AccessKeyId"])
+        if said.get("Action") == "DeleteAccessKey":
+            self._dead.add(said["AccessKeyId"])
         super().answer(handler, body, port)
 
     def passed(self, action: str, content: bytes) -> None:

@@ -209,18 +209,22 @@ class Proxy:
         )
         content = self.altered(action, content)
         self.passed(action, content)
+        self.answered(handler, status)
         if action in self.lost:
             handler.close_connection = True
             return
         handler.send_response_only(status)
+        headed = handler.command == "HEAD"  # tells a length of what it leaves out
+        own = {"connection", "transfer-encoding"} | ({"content-length"} if not headed else set())
         for name, value in headers:
-            if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
+            if name.lower() not in own:
                 dated = name == "Date"
                 shown = self.clock(value) if dated else value
                 handler.send_header("X-" * (self.timeless and dated) + name, shown)
-        handler.send_header("Content-Length", str(len(content)))
+        if not headed:
+            handler.send_header("Content-Length", str(len(content)))
         handler.end_headers()
-        if handler.command != "HEAD":
+        if not headed:
             handler.wfile.write(content)
 
     def altered(self, action: str, content: bytes) -> bytes:
@@ -229,6 +233,9 @@ class Proxy:
 
     def passed(self, action: str, content: bytes) -> None:
         """Is told every answer that came through."""
+
+    def answered(self, handler: BaseHTTPRequestHandler, status: int) -> None:
+        """Is told the status of every answer."""
 
     def stop(self) -> None:
         self._server.shutdown()

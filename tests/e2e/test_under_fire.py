@@ -1,0 +1,134 @@
+"""The real process under fire: killed, stopped, cut off, without a disk, with clocks that jump.
+
+Backups use every sink without pause meanwhile. Whatever happens, none of their calls is refused, and
+all comes to rest by itself when the fire ends: one key a user, Active, held by its sink.
+"""
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from fire import QUICK, BadNetwork, Household, kill_again_and_again, seeded
+from processes import EmbeddedAws
+
+pytestmark = pytest.mark.e2e
+
+KILLS = 210
+NAMES = ("ada", "bert", "cleo", "dora")
+
+STOPPED = 65.0
+"""Seconds: longer than the time-out of any call, and than a look justifies a step."""
+
+YEARS = 10 * 365 * 86400
+
+FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+
+
+@pytest.fixture
+def house(aws: EmbeddedAws, tmp_path: Path) -> Household:
+    return Household(aws, tmp_path, NAMES, seeded())
+
+
+def test_kills_at_random_instants(house):
+    with house.lived_in():
+        killed = kill_again_and_again(house, KILLS, 600, seeded())
+        house.settles()
+    house.judge(f"{killed} kills", least=40)
+
+
+def test_a_bad_network(house):
+    network = BadNetwork(house.fronts.port, seeded())
+    with house.lived_in():
+        house.endpoint = network.endpoint
+        house.configure(QUICK)
+        with house.daemon() as daemon:
+            time.sleep(60)
+            network.honest = True
+            house.settles(daemon)
+        network.stop()
+    met = {kind: network.met[kind] for kind in network.KINDS}
+    house.judge(f"faults {met}", least=12)
+    assert all(met.values()), met
+
+
+@pytest.mark.parametrize("action", ["CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey"])
+def test_a_process_that_is_stopped_past_every_deadline(house, action):
+    """The call that is on its way is done, its answer lost, and the look behind it long stale."""
+    with house.lived_in(), house.daemon() as daemon:
+        gate = house.fronts.hold(action)
+        assert gate.arrived.wait(30)
+        daemon.signal(signal.SIGSTOP)
+        gate.opened.set()
+        time.sleep(STOPPED)
+        house.fronts.mend()
+        daemon.signal(signal.SIGCONT)
+        house.settles(daemon)
+    house.judge(f"stopped for {STOPPED:.0f} s in {action}", least=1)
+
+
+@contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[None]:
+    folder.mkdir(mode=0o700)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0700", "rekeyd-test", folder], check=True
+    )
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(folder: Path, but: int) -> None:
+    """Leave so many KiB free."""
+    filler = folder / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            file.truncate(max(0, filler.stat().st_size - but * 1024))
+
+
+def test_a_disk_that_fills_at_every_write(house):
+    """Whatever is left, from nothing to enough, some write of custody is the first that fails."""
+    failed = 0
+    with small_disk(house.state, 640), house.lived_in():
+        for but in (0, 8, 16, 24, 32, 48):
+            with house.daemon() as daemon:
+                daemon.expect("ready")
+                fill(house.state, but)
+                time.sleep(4)
+                (house.state / "filler").unlink()
+                daemon.expect("rotated", within=40)
+                daemon.stop()  # so that the next one's log begins at its first byte
+                failed += "disk is full" in daemon.log
+        house.settles()
+    house.judge(f"a full disk, {failed} times", least=8)
+    assert failed >= 4
+
+
+def test_clocks_that_jump(house, tmp_path):
+    now = tmp_path / "now"
+    environment = {
+        "LD_PRELOAD": FAKETIME,
+        "FAKETIME_TIMESTAMP_FILE": str(now),
+        "FAKETIME_CACHE_DURATION": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with house.lived_in():
+        now.write_text("+0")
+        with house.daemon(environment) as daemon:
+            daemon.expect("ready")
+            time.sleep(2)
+            for jump in (3600, -3600, YEARS, -YEARS, 0):
+                now.write_text(f"{jump:+d}")
+                daemon.expect("clock")
+                for _ in NAMES:
+                    daemon.expect("rotated", within=40)
+            house.settles(daemon)
+    house.judge("clocks that jump by an hour and by ten years, both ways", least=5 * len(NAMES))
