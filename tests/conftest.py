@@ -115,6 +115,7 @@ class Ran:
 @pytest.fixture
 def rekeyd(config: Configuration, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
     """Run a command in this process, from its arguments to its exit code."""
+    monkeypatch.setattr("rekeyd.memory.keep_private", lambda: None)  # this process is the tests'
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
 

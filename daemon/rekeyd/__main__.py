@@ -12,10 +12,11 @@ def main() -> int:
     import gc  # noqa: PLC0415 - only what this run needs
 
     gc.disable()  # what imports make stays: to seek garbage in it costs a tenth of the start
-    from rekeyd import cli  # noqa: PLC0415 - only what this run needs
+    from rekeyd import cli, memory  # noqa: PLC0415 - only what this run needs
 
     gc.freeze()
     gc.enable()
+    memory.keep_private()
     return cli.main()
 
 

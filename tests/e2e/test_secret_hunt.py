@@ -452,7 +452,6 @@ def pried_open(house: House, pid: int) -> set[str]:
     return set(told.stdout.decode().split())
 
 
-@pytest.mark.xfail(reason="rekeyd does not ask the kernel to keep its memory to itself yet")
 @pytest.mark.parametrize("fatal", [signal.SIGABRT, signal.SIGSEGV])
 def test_what_the_daemon_has_in_memory_stays_there(
     house: House, aws: CanaryAws, monkeypatch: pytest.MonkeyPatch, fatal: signal.Signals
