@@ -1,4 +1,4 @@
-"""What the tests under fire share: identities whose sinks are used all the time, and a bad network."""
+"""What the tests under fire share: identities whose sinks are in use, and a bad network."""
 
 import os
 import random
@@ -63,7 +63,7 @@ class Backup(threading.Thread):
         where = {"Bucket": self._bucket, "Key": "backup"}
         calls = (
             lambda: s3.put_object(**where, Body=b"backup"),
-            lambda: s3.get_object(**where)["Body"].read(),
+            lambda: s3.get_object(**where)["Body"].read(),  # noqa: PLW0108 (asks when called)
             lambda: s3.delete_object(**where),
         )
         for call in calls:
@@ -159,9 +159,10 @@ class Household:
         self.configure(REST)
         if daemon:
             daemon.signal(signal.SIGHUP)
-            return self._rests()
-        with self.daemon():
             self._rests()
+        else:
+            with self.daemon():
+                self._rests()
 
     def _rests(self) -> None:
         until = time.monotonic() + SETTLED
@@ -280,5 +281,5 @@ def kill_again_and_again(house: Household, kills: int, seconds: float, seed: int
 
 
 def seeded() -> int:
-    """Return the seed of what is random. `REKEYD_SEED` takes another; instants vary all the same."""
+    """Return the seed of what is random. `REKEYD_SEED` is another; instants vary anyway."""
     return int(os.environ.get("REKEYD_SEED", "20261124"))

@@ -3,7 +3,7 @@
 set -eu
 
 packages="systemd-container dbus mmdebstrap procps
-faketime awscli
+faketime strace awscli util-linux bsdextrautils
 podman buildah runc netavark aardvark-dns iptables docker-compose
 prometheus prometheus-alertmanager
 chromium fonts-dejavu-core"

@@ -1,25 +1,27 @@
 """The real process under fire: killed, stopped, cut off, without a disk, with clocks that jump.
 
-Backups use every sink without pause meanwhile. Whatever happens, none of their calls is refused, and
-all comes to rest by itself when the fire ends: one key a user, Active, held by its sink.
+Backups use every sink without pause meanwhile. Whatever happens, none of their calls is refused,
+and all comes to rest by itself when the fire ends: one key a user, Active, held by its sink.
 """
 
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
-
 from fire import QUICK, BadNetwork, Household, kill_again_and_again, seeded
+
 from processes import EmbeddedAws
 
 pytestmark = pytest.mark.e2e
 
 KILLS = 210
 NAMES = ("ada", "bert", "cleo", "dora")
+
+CHANGES = ("CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey")
 
 STOPPED = 65.0
 """Seconds: longer than the time-out of any call, and than a look justifies a step."""
@@ -56,19 +58,29 @@ def test_a_bad_network(house):
     assert all(met.values()), met
 
 
-@pytest.mark.parametrize("action", ["CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey"])
-def test_a_process_that_is_stopped_past_every_deadline(house, action):
-    """The call that is on its way is done, its answer lost, and the look behind it long stale."""
-    with house.lived_in(), house.daemon() as daemon:
-        gate = house.fronts.hold(action)
-        assert gate.arrived.wait(30)
-        daemon.signal(signal.SIGSTOP)
-        gate.opened.set()
+def test_processes_that_are_stopped_past_every_deadline(aws, tmp_path):
+    """What is on its way is done, its answer is lost, and the looks behind it are long stale."""
+    with ExitStack() as stack:
+        houses, daemons, gates = [], [], []
+        for number, action in enumerate(CHANGES):
+            folder = tmp_path / action
+            folder.mkdir()
+            house = Household(aws, folder, [f"user{number}"], seeded())
+            stack.enter_context(house.lived_in())
+            daemons.append(stack.enter_context(house.daemon()))
+            houses.append(house)
+            gates.append(house.fronts.hold(action))
+        for daemon, gate in zip(daemons, gates, strict=True):
+            assert gate.arrived.wait(20)
+            daemon.signal(signal.SIGSTOP)
+            gate.opened.set()
         time.sleep(STOPPED)
-        house.fronts.mend()
-        daemon.signal(signal.SIGCONT)
-        house.settles(daemon)
-    house.judge(f"stopped for {STOPPED:.0f} s in {action}", least=1)
+        for house, daemon in zip(houses, daemons, strict=True):
+            house.fronts.mend()
+            daemon.signal(signal.SIGCONT)
+            house.settles(daemon)
+    for action, house in zip(CHANGES, houses, strict=True):
+        house.judge(f"stopped for {STOPPED:.0f} s in {action}", least=1)
 
 
 @contextmanager
