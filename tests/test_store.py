@@ -4,8 +4,10 @@ import os
 import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -155,17 +157,38 @@ def test_damaged_custody_is_never_guessed_at(store, folder):
     assert refused.value.reason == "state"
 
 
-def test_a_file_that_is_damaged_is_refused_at_its_first_use(store, folder):
+def test_a_file_that_is_damaged_is_refused_before_anything_is_read_from_it(store, folder):
     store.save("backup_user", FULL)
     store.close()
-    file = folder / "rekeyd.sqlite"
-    whole = file.read_bytes()
-    file.write_bytes(whole[:4096] + b"x" * (len(whole) - 4096))
+    content = (folder / "rekeyd.sqlite").read_bytes()
+    (folder / "rekeyd.sqlite").write_bytes(content[:8192] + b"\xa5" * 4096 + content[12288:])
 
-    damaged = Store(folder)
-    with pytest.raises(Refused, match="is damaged"):
-        damaged.load("backup_user")
-    damaged.close()
+    with pytest.raises(Misconfigured, match="cannot be opened"):
+        Store(folder)
+
+
+def test_one_flipped_bit_is_harmless_or_refused(store, folder):
+    """Never other custody than was saved, nor none, and nothing but our own errors."""
+    names = [f"backup_user_{number}" for number in range(5)]
+    for name in names:
+        store.save(name, FULL)
+        store.log(Event(NOW, name, "mint", "mint", "done", "made …KIA1"))
+        store.publish(Status(identity=name, at=NOW, stage="resting", rule="rest", message=""))
+    store.close()
+    file = folder / "rekeyd.sqlite"
+    content, dice, refused = file.read_bytes(), Random(1), 0
+    for _ in range(500):
+        at, bit = dice.randrange(len(content)), 1 << dice.randrange(8)
+        file.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+        try:
+            with closing(Store(folder)) as flipped:
+                flipped.published()
+                flipped.history()
+                assert all(flipped.load(name) == FULL for name in names)
+        except (Misconfigured, Refused) as error:
+            refused += 1
+            assert "damaged" in str(error) or "cannot be opened" in str(error)
+    assert refused > 10
 
 
 def test_a_disk_that_cannot_be_written_is_a_bad_day_and_no_more(store):

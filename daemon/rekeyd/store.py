@@ -62,15 +62,22 @@ class Store:
                 isolation_level=None,
                 check_same_thread=False,
             )
-            self._connection.execute("pragma journal_mode = wal")
-            self._connection.execute(f"pragma wal_autocheckpoint = {WAL_PAGES}")
-            self._connection.execute("pragma secure_delete = on")
-            self._prepare()
+            self._connection.text_factory = _text
+            try:
+                self._prepare()
+            except BaseException:
+                self._connection.close()
+                raise
 
     def _prepare(self) -> None:
+        self._connection.execute("pragma journal_mode = wal")
+        self._connection.execute(f"pragma wal_autocheckpoint = {WAL_PAGES}")
+        self._connection.execute("pragma secure_delete = on")
+        [first, *_] = self._connection.execute("pragma integrity_check").fetchone()
+        if first != "ok":  # a row that its index does not find would look as if it never was
+            raise sqlite3.DatabaseError(f"it is damaged ({first.splitlines()[0]})")
         version = self._connection.execute("pragma user_version").fetchone()[0]
         if version > VERSION:
-            self._connection.close()
             raise Misconfigured(
                 f"the state in {self.folder} was written by a newer rekeyd "
                 f"(its version is {version}, this program knows {VERSION})",
@@ -169,7 +176,10 @@ class Store:
             connection.execute("delete from history where number <= ?", (oldest,))
 
     def history(self, identity: str | None = None, after: int = 0) -> list[tuple[int, Event]]:
-        """Return events with their numbers, oldest first, of one identity or of all."""
+        """Return events with their numbers, oldest first, of one identity or of all.
+
+        A line that was damaged is left out: no key depends on it.
+        """
         rows = self._rows(
             "select number, at, identity, rule, step, outcome, detail from history"
             " where number > ? and (? is null or identity = ?) order by number",
@@ -177,10 +187,11 @@ class Store:
             identity,
             identity,
         )
-        return [
-            (number, Event(datetime.fromisoformat(at).astimezone(UTC), *rest))
-            for number, at, *rest in rows
-        ]
+        events = []
+        for number, at, *rest in rows:
+            with suppress(ValueError):
+                events.append((number, Event(datetime.fromisoformat(at).astimezone(UTC), *rest)))
+        return events
 
     def latest(self) -> int:
         """Return the number of the newest event."""
@@ -198,9 +209,12 @@ class Store:
             )
 
     def published(self) -> dict[str, Status]:
-        """Return the last known status of each identity."""
-        rows = self._rows("select identity, document from status")
-        return {identity: _status().validate_json(document) for identity, document in rows}
+        """Return the last known status of each identity, but for those that were damaged."""
+        known = {}
+        for identity, document in self._rows("select identity, document from status"):
+            with suppress(ValidationError):
+                known[identity] = _status().validate_json(document)
+        return known
 
     def meta(self, name: str) -> str | None:
         row = self._row("select value from meta where name = ?", name)
@@ -234,6 +248,11 @@ class Store:
                 if self._connection.in_transaction:
                     self._connection.execute("rollback")
                 raise
+
+
+def _text(stored: bytes) -> str:
+    """Read text even where it was damaged: who reads it knows better what follows from that."""
+    return stored.decode(errors="replace")
 
 
 def _columns(event: Event) -> tuple[str, ...]:
@@ -280,12 +299,16 @@ def _usable(folder: Path) -> Iterator[None]:
             f"the state folder {folder} cannot be used: {error.strerror}",
             "rekeyd needs a folder of its own that it can write to: see `state` and its owner",
         ) from None
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         raise Misconfigured(
-            f"the state {folder}/rekeyd.sqlite cannot be opened: {error}",
+            f"the state {folder}/rekeyd.sqlite cannot be opened: {_why(error)}",
             "put it back from a backup, or move it away and `rekeyd adopt` the keys; "
             "backups go on with the pair that they have",
         ) from None
+
+
+def _why(error: Exception) -> str:
+    return "it is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
 
 
 @contextmanager
