@@ -1,14 +1,16 @@
 """The proofs for as long as there is time: `make soak MINUTES=600`.
 
-A third of the time each: the models are explored further, random schedules run from ever new seeds,
-and settings are spoiled at random for the loader. The first violation ends it, with its story.
-One core explores some 5,000 states a second, or runs some 25 schedules: 100,000 of them, and
-1,000,000 states, take MINUTES=210.
+A quarter of the time each: the models are explored further, random schedules run from ever new
+seeds, settings are spoiled at random for the loader, and the real daemon is killed again and again
+while backups use its sinks. The first violation ends it, with its story. One core explores some
+5,000 states a second, or runs some 25 schedules, or kills a daemon: 100,000 schedules, 1,000,000
+states and 10,000 kills take MINUTES=700.
 """
 
 import argparse
 import os
 import random
+import re
 import subprocess
 import sys
 import time
@@ -34,10 +36,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=int(time.time()), help="of the first schedules")
     arguments = parser.parse_args()
-    third = arguments.minutes * 20
+    quarter = arguments.minutes * 15
     rows = []
-    for soak in (_models, _schedules, _settings):
-        found, tried = soak(third, arguments.seed)
+    for soak in (_models, _schedules, _settings, _kills):
+        found, tried = soak(quarter, arguments.seed)
         rows.append(
             (soak.__name__[1:], tried, "a violation: see above" if found else "0 violations")
         )
@@ -97,6 +99,25 @@ def _settings(seconds: float, seed: int) -> tuple[bool, str]:
             print(f"{type(error).__name__}: {error}\n{text!r}")
             return True, f"{tried:,} settings"
     return False, f"{tried:,} spoiled settings"
+
+
+def _kills(seconds: float, seed: int) -> tuple[bool, str]:
+    print(f"killing the daemon for {seconds:.0f} s, seed {seed}", flush=True)
+    run = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-s", "-m", "e2e", "--timeout", "0"),
+            *(str(TESTS / "e2e/test_under_fire.py"), "-k", "kills"),
+        ],
+        env={**os.environ, "REKEYD_SEED": str(seed), "REKEYD_KILLS_SECONDS": str(seconds)},
+        cwd=TESTS.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    told = re.search(r"\d+ kills", run.stdout)
+    if run.returncode:
+        print(run.stdout)
+    return bool(run.returncode), told[0] if told else "no kills"
 
 
 def _spoiled(dice: random.Random, text: str) -> str:

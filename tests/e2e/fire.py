@@ -30,6 +30,8 @@ QUICK = {"every": "5s", "overlap": "1s", "grace": "1s", "settle": "1s"}
 REST = QUICK | {"every": "30d"}
 """Times under fire, and those in which everything comes to rest afterwards."""
 
+CHANGES = {"CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey"}
+
 SETTLED = 90.0
 """Seconds in which all identities have come to rest when nothing disturbs them any more."""
 
@@ -154,6 +156,12 @@ class Household:
             self.fronts.mend()
             self.fronts.stop()
 
+    def changes(self, within: float) -> None:
+        """Wait for the next call that changes a key."""
+        until, seen = time.monotonic() + within, len(self.fronts.calls)
+        while time.monotonic() < until and CHANGES.isdisjoint(self.fronts.calls[seen:]):
+            time.sleep(0.002)
+
     def settles(self, daemon: Daemon | None = None) -> None:
         """Prove that all comes to rest: one key each, Active, and the sink holds it."""
         self.configure(REST)
@@ -272,9 +280,13 @@ def kill_again_and_again(house: Household, kills: int, seconds: float, seed: int
         if time.monotonic() > until:
             return number
         with house.daemon() as daemon:
-            if dice.random() < 0.8:  # else while it starts
+            if dice.random() < 0.9:  # else while it starts
                 daemon.expect("ready")
-            time.sleep(dice.uniform(0, 0.7))
+            if dice.random() < 0.6:
+                house.changes(within=dice.uniform(0, 5))
+                time.sleep(dice.uniform(0, 0.03))
+            else:
+                time.sleep(dice.uniform(0, 0.7))
         if sys.stderr.isatty():
             print(f"\r  {number + 1} of {kills} kills", end="", file=sys.stderr)
     return kills
