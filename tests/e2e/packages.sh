@@ -3,7 +3,8 @@
 set -eu
 
 packages="systemd-container dbus mmdebstrap procps
-faketime strace awscli util-linux bsdextrautils
+faketime strace
+awscli restic rclone s3cmd duplicity python3-boto3 util-linux bsdextrautils
 podman buildah runc netavark aardvark-dns iptables docker-compose
 prometheus prometheus-alertmanager
 chromium fonts-dejavu-core"
