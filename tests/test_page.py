@@ -369,22 +369,41 @@ def test_a_key_of_which_nobody_knows_when_it_was_made_has_no_place_in_time() -> 
     assert "EVIL" not in drawn(replace(RESTING, keys=(undated,)))
 
 
+def picture_of(status: Status) -> str:
+    html = drawn(status)
+    return html[html.index("<svg") : html.index("</svg>")]
+
+
 def test_the_picture_shows_both_pairs_of_a_rotation() -> None:
     old = key("OLDK", "superseded", NOW - 30 * DAY, current=NOW - 30 * DAY)
-    status = replace(RESTING, keys=(old, *RESTING.keys), next_rotation=NOW + 30 * DAY)
-    html = drawn(status)
-    picture = html[html.index("<svg") : html.index("</svg>")]
+    picture = picture_of(replace(RESTING, keys=(old, *RESTING.keys), next_rotation=NOW + 10 * DAY))
     bars = re.findall(r'x="([\d.]+)%" width="([\d.]+)%"[^>]* class="bar (\w+)"', picture)
     assert bars == [
         ("0.00", "0.40", "new"),
-        ("0.00", "43.33", "current"),
-        ("43.33", "6.67", "superseded"),
-        ("43.33", "0.40", "new"),
-        ("43.33", "6.67", "current"),
+        ("0.00", "65.00", "current"),
+        ("65.00", "10.00", "superseded"),
+        ("65.00", "0.40", "new"),
+        ("65.00", "10.00", "current"),
     ]
     assert ">now<" in picture
-    assert ">next 23 Dec 2026<" in picture
+    assert ">next 3 Dec 2026<" in picture
+    assert 'class="due"' in picture
     assert ">24 Oct 2026<" in picture
+
+
+@pytest.mark.parametrize("age", [timedelta(minutes=5), 40 * DAY], ids=["a_new_pair", "an_old_pair"])
+def test_a_far_rotation_is_pointed_at_and_leaves_the_past_its_room(age: timedelta) -> None:
+    only = key("NEWK", "current", NOW - age, current=NOW - age)
+    picture = picture_of(replace(RESTING, keys=(only,), next_rotation=NOW + 91 * DAY))
+    (now,) = re.findall(r'x1="([\d.]+)%"[^>]* class="now"', picture)
+    assert float(now) == pytest.approx(100 * 2 / 3, abs=0.01)
+    assert ">next 22 Feb 2027 →<" in picture
+    assert 'class="due"' not in picture
+
+
+def test_nothing_is_pointed_at_when_no_rotation_is_ahead() -> None:
+    assert ">next" not in picture_of(replace(RESTING, next_rotation=None))
+    assert ">next" not in picture_of(replace(RESTING, next_rotation=NOW - DAY))
 
 
 def test_the_picture_marks_a_deletion() -> None:

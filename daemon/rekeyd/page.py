@@ -200,11 +200,12 @@ def _sink(sink: SinkStatus) -> Markup:
 
 def _timeline(status: Status, told: Sequence[Life], now: datetime) -> list[Markup]:
     own = [life.created for life in told if life.state != "foreign"] or [told[0].created]
-    ahead = max(now, status.next_rotation or now)
-    scale = _Scale(min(own), max(ahead, min(own) + timedelta(seconds=1)))
+    start, due = min(own), status.next_rotation or now
+    past = max(now - start, timedelta(seconds=1))
+    scale = _Scale(start, max(start + past, min(due, now + past / 2)))
     words = [_life_in_words(life) for life in told]
     return [
-        _picture(told, scale, now, status.next_rotation),
+        _picture(told, scale, now, due),
         tag("details", tag("summary", "In words"), tag("ol", *(tag("li", said) for said in words))),
     ]
 
@@ -228,13 +229,16 @@ class _Scale:
         return f"{at.astimezone(UTC):%-d %b %Y}"
 
 
-def _picture(told: Sequence[Life], scale: _Scale, now: datetime, due: datetime | None) -> Markup:
+def _picture(told: Sequence[Life], scale: _Scale, now: datetime, due: datetime) -> Markup:
     bottom = TOP + ROW * len(told)
     marks = [_mark(scale.place(now), bottom, "now", "now")]
     labels = [_text(0, bottom + 16, scale.name(scale.start), "axis")]
-    if due and due > now:
+    if now < due <= scale.end:
         marks.append(_mark(100, bottom, "due", None))
         labels.append(_text(100, bottom + 16, f"next {scale.name(due)}", "axis"))
+    elif due > scale.end:
+        far = _Scale(scale.start, due).name(due)
+        labels.append(_text(100, bottom + 16, f"next {far} \N{RIGHTWARDS ARROW}", "axis"))
     rows = [_row(life, TOP + ROW * place, scale) for place, life in enumerate(told)]
     return tag(
         "svg",
