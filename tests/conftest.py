@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import settings
 
 from processes import Daemon, EmbeddedAws, Proxy, running
 from rekeyd import __main__ as program
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 TIMES = {"every": "30d", "overlap": "1s", "grace": "1s", "settle": "1s"}
 """Due in a month, so that a test alone says when; retired within seconds."""

@@ -97,7 +97,11 @@ def test_ctrl_c_finishes_what_has_begun_and_says_how_it_goes_on(aws, config, pro
     gate = proxy.hold("CreateAccessKey")
     config.through(proxy)
     with subprocess.Popen(
-        [*PROGRAM, "-c", config.path, "rotate"], stdout=PIPE, stderr=PIPE, text=True
+        # whoever runs the tests in the background ignores SIGINT, and hands that down
+        ["env", "--default-signal=INT", *PROGRAM, "-c", config.path, "rotate"],
+        stdout=PIPE,
+        stderr=PIPE,
+        text=True,
     ) as command:
         assert gate.arrived.wait(LONG_ENOUGH)
         command.send_signal(signal.SIGINT)
