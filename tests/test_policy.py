@@ -121,15 +121,22 @@ def test_a_tools_preset_still_covers_put_get_and_delete(preset):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "probes"),
-    [
-        (None, "arn:aws:s3:::bucket/.rekeyd/*"),
-        ("hosts", "arn:aws:s3:::bucket/hosts/.rekeyd/*"),
-    ],
+    ("prefix", "top"), [(None, "arn:aws:s3:::bucket/"), ("hosts", "arn:aws:s3:::bucket/hosts/")]
 )
-def test_append_only_deletes_nothing_but_the_probes_of_rekeyd(prefix, probes):
+def test_append_only_deletes_nothing_but_the_probes_of_rekeyd_and_the_locks_of_restic(prefix, top):
     rights = allowed(backup_document("aws", "bucket", prefix, "append-only"))
-    assert [key for key in rights if "Delete" in key[0]] == [("s3:DeleteObject", probes)]
+    assert {key for key in rights if "Delete" in key[0]} == {
+        ("s3:DeleteObject", f"{top}.rekeyd/*"),
+        ("s3:DeleteObject", f"{top}locks/*"),
+    }
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_an_acl_may_be_private_and_nothing_else(preset):
+    rights = allowed(backup_document("aws", "bucket", None, preset))
+    conditions = [condition for (action, _), condition in rights.items() if "Acl" in action]
+    private = {"StringEquals": {"s3:x-amz-acl": "private"}}
+    assert conditions == ([private] if preset in ("rclone", "append-only") else [])
 
 
 @pytest.mark.parametrize("prefix", ["a*", "a?b", "${aws:username}"])

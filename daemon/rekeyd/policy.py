@@ -48,33 +48,37 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """What a backup tool needs on its objects, and on the bucket itself."""
+    """What a backup tool needs on its objects, and on the bucket itself: `tests/e2e` finds out."""
 
     objects: tuple[str, ...]
     bucket: tuple[str, ...] = ()
-    probes: tuple[str, ...] = ()
+    deletable: tuple[str, ...] = ()
+    """Folders at the top of the bucket or prefix in which it deletes, if nowhere else."""
+    private: bool = False
+    """Whether it says with each object that it is private, which S3 judges as PutObjectAcl."""
 
 
 SINGLE_COPIES = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
+SENT_IN_PARTS = (*SINGLE_COPIES, "s3:AbortMultipartUpload")
+PRIVATE = {"StringEquals": {"s3:x-amz-acl": "private"}}
 
 PRESETS: Mapping[str, Preset] = {
-    # restic asks for the bucket's region and never sends a pack in parts
+    # restic asks for the bucket's region unless told, and never sends a pack in parts
     "restic": Preset(SINGLE_COPIES, ("s3:GetBucketLocation", "s3:ListBucket")),
     # these send large files in parts, and clear away the parts when they fail
-    "rclone": Preset((*SINGLE_COPIES, "s3:AbortMultipartUpload"), ("s3:ListBucket",)),
-    "aws-cli": Preset((*SINGLE_COPIES, "s3:AbortMultipartUpload"), ("s3:ListBucket",)),
-    "duplicity": Preset((*SINGLE_COPIES, "s3:AbortMultipartUpload"), ("s3:ListBucket",)),
-    # s3cmd asks for the bucket's region, and for the parts that are there when it resumes
-    "s3cmd": Preset(
-        (*SINGLE_COPIES, "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"),
-        ("s3:GetBucketLocation", "s3:ListBucket"),
-    ),
-    # Deletes nothing but rekeyd's probes. PutObject still overwrites: switch on the bucket's
-    # versioning (better, Object Lock), since s3:DeleteObjectVersion is granted to nobody here.
+    "rclone": Preset(SENT_IN_PARTS, ("s3:ListBucket",), private=True),  # private: up to 1.60
+    "aws-cli": Preset(SENT_IN_PARTS, ("s3:ListBucket",)),
+    "duplicity": Preset(SENT_IN_PARTS, ("s3:ListBucket",)),
+    # s3cmd leaves its parts to a lifecycle rule of the bucket
+    "s3cmd": Preset(SINGLE_COPIES, ("s3:ListBucket",)),
+    # Deletes nothing but rekeyd's probes and restic's locks, without which restic waits for a
+    # quarter of an hour. PutObject still overwrites: switch on the bucket's versioning (better,
+    # Object Lock), since s3:DeleteObjectVersion is granted to nobody here.
     "append-only": Preset(
         ("s3:GetObject", "s3:PutObject"),
         ("s3:GetBucketLocation", "s3:ListBucket"),
-        ("s3:DeleteObject",),
+        deletable=(PROBES, "locks/"),
+        private=True,
     ),
 }
 """What each preset grants. Without one: the three actions of single copies, and nothing else."""
@@ -144,8 +148,9 @@ def backup_document(
     wanted = PRESETS[preset] if preset else Preset(SINGLE_COPIES)
     arn = f"arn:{partition}:s3:::{bucket}"
     grants = [Grant(wanted.objects, f"{arn}/{below}*")]
-    if wanted.probes:
-        grants.append(Grant(wanted.probes, f"{arn}/{below}{PROBES}*"))
+    if wanted.private:
+        grants.append(Grant(["s3:PutObjectAcl"], f"{arn}/{below}*", PRIVATE))
+    grants += [Grant(["s3:DeleteObject"], f"{arn}/{below}{it}*") for it in wanted.deletable]
     grants += [Grant([action], arn, _listing(action, below)) for action in wanted.bucket]
     return document(grants)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import boto3
 import pytest
+from stores import LOCK, install
 
 from processes import EmbeddedAws, Proxy
 
@@ -91,6 +92,17 @@ def cache() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rekeyd-e2e"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def programs(cache: Path) -> Path:
+    """The folder with the programs of the stores that nobody here wrote."""
+    folder = cache / f"stores-{sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+    done = folder / "installed"
+    if not done.exists():
+        install(folder)
+        done.touch()
+    return folder / "bin"
 
 
 @pytest.fixture(scope="session")

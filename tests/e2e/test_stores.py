@@ -7,13 +7,12 @@ import threading
 import time
 from configparser import ConfigParser
 from contextlib import contextmanager
-from hashlib import sha256
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
 from botocore.exceptions import BotoCoreError, ClientError
-from stores import BUCKET, LOCK, Ministack, Moto, SeaweedFS, install
+from stores import BUCKET, Ministack, Moto, SeaweedFS
 
 from processes import Proxy, command, running
 
@@ -24,16 +23,6 @@ USER = {"user": "backup_user", "group": "backup_group"}
 POLICY = {"name": "S3BackupPolicy", "bucket": BUCKET}
 TIMES = {"every": "30d", "overlap": "2s", "grace": "1s", "settle": "1s"}
 STORES = {"moto": Moto, "ministack": Ministack, "seaweedfs": SeaweedFS}
-
-
-@pytest.fixture(scope="session")
-def programs(cache):
-    folder = cache / f"stores-{sha256(LOCK.read_bytes()).hexdigest()[:12]}"
-    done = folder / "installed"
-    if not done.exists():
-        install(folder)
-        done.touch()
-    return folder / "bin"
 
 
 @pytest.fixture(params=STORES)

@@ -47,7 +47,7 @@ class Tool:
     def restore(self, target: Path) -> Commands:
         raise NotImplementedError
 
-    def restored(self, target: Path, source: Path) -> Path:  # noqa: ARG002 - restic keeps the path
+    def restored(self, target: Path, source: Path) -> Path:
         """Return where below `target` the files of `source` then are."""
         return target
 
@@ -82,9 +82,10 @@ class Restic(Tool):
         self.environment |= {
             "AWS_SHARED_CREDENTIALS_FILE": str(folder / "credentials"),
             "AWS_PROFILE": "backup",
-            "RESTIC_REPOSITORY": f"s3:{endpoint}/{bucket}/restic",
+            "RESTIC_REPOSITORY": f"s3:{endpoint}/{bucket}",
             "RESTIC_PASSWORD": "correct horse",
         }
+        del self.environment["AWS_DEFAULT_REGION"]
 
     def prepare(self) -> Commands:
         return [["restic", "init"]]
@@ -102,7 +103,8 @@ class Restic(Tool):
         return target / source.relative_to("/")
 
     def delete(self) -> Commands:
-        return [["restic", "forget", "latest"]]
+        asked = ["restic", "forget", "latest"]  # for a quarter of an hour, when it is refused
+        return [["timeout", "20", *asked]]
 
 
 class Rclone(Tool):
@@ -114,6 +116,8 @@ class Rclone(Tool):
             "RCLONE_CONFIG": str(folder / "rclone.conf"),
             "RCLONE_S3_ENDPOINT": endpoint,
             "RCLONE_S3_PROVIDER": "Minio",  # AWS's buckets are host names, a loopback's are paths
+            "RCLONE_S3_UPLOAD_CUTOFF": "5M",  # large files in parts, and not from 200M on
+            "RCLONE_S3_CHUNK_SIZE": "5M",
         }
         self.place = f"backup:{bucket}/rclone"
 
@@ -164,12 +168,16 @@ class Duplicity(Tool):
         self.place = f"boto3+s3://{bucket}/duplicity"
 
     def _duplicity(self, *arguments: str | Path) -> Sequence[str | Path]:
-        fixed = ("--no-encryption", f"--s3-endpoint-url={self.endpoint}", "--archive-dir=archive")
+        fixed = (
+            *("--no-encryption", "--archive-dir=archive", f"--s3-endpoint-url={self.endpoint}"),
+            *("--num-retries=2", "--backend-retry-delay=1"),
+        )
         script = 'set -a; . ./duplicity.env; exec duplicity "$@"'
         return ["sh", "-c", script, "duplicity", *arguments, *fixed]
 
     def backup(self, source: Path) -> Commands:
-        return [self._duplicity("--full-if-older-than=5s", source, self.place)]
+        often = ("--full-if-older-than=5s", "--s3-multipart-chunk-size=5")
+        return [self._duplicity(*often, source, self.place)]
 
     def expire(self) -> Commands:
         return [self._duplicity("remove-all-but-n-full", "1", "--force", self.place)]
