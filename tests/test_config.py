@@ -195,7 +195,7 @@ def test_a_source_with_strange_characters_keeps_to_its_line():
 
 
 @given(st.one_of(st.text(), st.binary().map(lambda b: b.decode("latin-1"))))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_is_read_or_refused(text):
     read_or_refused(text)
 
@@ -224,7 +224,7 @@ SNIPPETS = st.sampled_from(
         st.tuples(st.floats(0, 1), st.integers(0, 8), SNIPPETS | st.text(max_size=4)), max_size=4
     ),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_damage_to_a_good_file_is_read_or_refused(text, damage):
     for share, cut, put in damage:
         at = int(share * len(text))
@@ -253,7 +253,7 @@ def test_any_damage_to_a_good_file_is_read_or_refused(text, damage):
         ),
     )
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_shape_of_data_is_read_or_refused(data):
     import yaml
 

@@ -270,7 +270,6 @@ def test_each_drift_is_seen_and_mended(cloud, drift):
 
 @settings(
     max_examples=25,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(

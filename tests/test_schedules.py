@@ -182,7 +182,6 @@ def test_no_schedule_breaks_an_invariant(part: int, request: pytest.FixtureReque
     once = settings(
         max_examples=SCHEDULES // PARTS,
         stateful_step_count=15,
-        deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )

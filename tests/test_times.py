@@ -29,7 +29,7 @@ def test_a_duration_is_read_as_it_is_written(text, length):
 
 
 @given(st.integers(0, 3660 * 86_400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_duration_that_was_written_reads_the_same(seconds):
     length = timedelta(seconds=seconds)
     assert duration(duration_text(length)) == length
@@ -100,7 +100,7 @@ def field(lowest, highest):
     st.tuples(field(0, 59), field(0, 23), field(1, 28), field(1, 12)),
     st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_apscheduler_agrees_where_weekdays_do_not_matter(fields, instant):
     minute, hour, day, month = fields
     oracle = CronTrigger(minute=minute, hour=hour, day=day, month=month, timezone=UTC)
