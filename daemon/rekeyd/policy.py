@@ -56,6 +56,8 @@ class Preset:
     """Folders at the top of the bucket or prefix in which it deletes, if nowhere else."""
     private: bool = False
     """Whether it says with each object that it is private, which S3 judges as PutObjectAcl."""
+    heads_bucket: bool = False
+    """Whether each run asks HeadBucket, which names no prefix and is judged as ListBucket."""
 
 
 SINGLE_COPIES = ("s3:DeleteObject", "s3:GetObject", "s3:PutObject")
@@ -68,7 +70,7 @@ PRESETS: Mapping[str, Preset] = {
     # these send large files in parts, and clear away the parts when they fail
     "rclone": Preset(SENT_IN_PARTS, ("s3:ListBucket",), private=True),  # private: up to 1.60
     "aws-cli": Preset(SENT_IN_PARTS, ("s3:ListBucket",)),
-    "duplicity": Preset(SENT_IN_PARTS, ("s3:ListBucket",)),
+    "duplicity": Preset(SENT_IN_PARTS, ("s3:ListBucket",), heads_bucket=True),
     # s3cmd leaves its parts to a lifecycle rule of the bucket
     "s3cmd": Preset(SINGLE_COPIES, ("s3:ListBucket",)),
     # Deletes nothing but rekeyd's probes and restic's locks, without which restic waits for a
@@ -132,8 +134,9 @@ def backup_document(
     """Return what the backup user may do: Put, Get and Delete of objects in its bucket or prefix.
 
     A preset adds what its tool needs. A bucket is listed below the prefix only, so HeadBucket,
-    which carries no prefix, is then refused. Raises `Misconfigured` for a bucket, prefix or preset
-    that cannot stand in a policy.
+    which carries no prefix, is then refused. To a tool that cannot do without, it is allowed, and
+    with it to list the names in the whole bucket, which S3 does not tell apart. Raises
+    `Misconfigured` for a bucket, prefix or preset that cannot stand in a policy.
     """
     below = _below(prefix)
     if not BUCKET_NAME.fullmatch(bucket):
@@ -151,7 +154,11 @@ def backup_document(
     if wanted.private:
         grants.append(Grant(["s3:PutObjectAcl"], f"{arn}/{below}*", PRIVATE))
     grants += [Grant(["s3:DeleteObject"], f"{arn}/{below}{it}*") for it in wanted.deletable]
-    grants += [Grant([action], arn, _listing(action, below)) for action in wanted.bucket]
+    listing = _listing(below, wanted)
+    grants += [
+        Grant([action], arn, listing if action == "s3:ListBucket" else None)
+        for action in wanted.bucket
+    ]
     return document(grants)
 
 
@@ -227,10 +234,9 @@ def _below(prefix: str | None) -> str:
     return f"{bare}/" if bare else ""
 
 
-def _listing(action: str, below: str) -> Mapping[str, Mapping[str, Any]] | None:
-    if action == "s3:ListBucket" and below:
-        return {"StringLike": {"s3:prefix": f"{below}*"}}
-    return None
+def _listing(below: str, wanted: Preset) -> Mapping[str, Mapping[str, Any]] | None:
+    operator = "StringLikeIfExists" if wanted.heads_bucket else "StringLike"
+    return {operator: {"s3:prefix": f"{below}*"}} if below else None
 
 
 def _provisioning(partition: str, account: str, spec: Provisioning) -> list[Grant]:
