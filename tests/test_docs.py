@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 from rekeyd.cli import cli
+from rekeyd.config import load
 from rekeyd.metrics import Metrics
+from rekeyd.policy import PRESETS
 from rekeyd.sinks import BUILT_IN
 
 TOP = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "config/README.md", "deploy/README.md", "tests/README.md")
+PAGES = (
+    *("README.md", "CONTRIBUTING.md", "config/README.md", "tests/README.md"),
+    *("deploy/README.md", "deploy/tools.md"),
+)
+RECIPES = re.findall(r"```yaml\n(.*?)```", (TOP / "deploy/tools.md").read_text(), re.DOTALL)
 
 
 @pytest.mark.parametrize("command", sorted(cli.commands))
@@ -48,3 +54,13 @@ def test_every_module_is_on_the_map():
     told = (TOP / "CONTRIBUTING.md").read_text()
     modules = {path.stem for path in (TOP / "daemon/rekeyd").glob("*.py")} - {"__init__"}
     assert {name for name in modules if f"`{name}`" not in told} == set()
+
+
+def test_every_tool_with_a_preset_has_a_recipe_that_loads(tmp_path):
+    path = tmp_path / "rekeyd.yaml"
+    presets = set()
+    for recipe in RECIPES:
+        path.write_text(recipe)
+        [identity] = load(path).identities
+        presets.add(identity.policy.preset)
+    assert presets == PRESETS.keys() - {"append-only"}

@@ -186,7 +186,8 @@ class Duplicity(Tool):
         return [self._duplicity("restore", "--force", self.place, target)]
 
     def delete(self) -> Commands:
-        return [self._duplicity("remove-older-than", "now", "--force", self.place)]
+        full = self._duplicity("full", self.folder / "source", self.place)
+        return [full, *self.expire()]  # it keeps the last full one whatever it is told
 
 
 class AwsCli(Tool):
