@@ -26,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fronts import Fronts
 from processes import LONG_ENOUGH, Daemon, EmbeddedAws, Proxy
 
-QUICK = {"every": "5s", "overlap": "1s", "grace": "1s", "settle": "1s"}
+QUICK = {"every": "6s", "overlap": "3s", "grace": "1s", "settle": "1s"}
 REST = QUICK | {"every": "30d"}
 """Times under fire, and those in which everything comes to rest afterwards."""
 
@@ -250,7 +250,7 @@ class BadNetwork(Proxy):
             time.sleep(self._patience)
         if kind == "lost":
             return
-        status, headers, content = self._dice.choice(answers)
+        status, headers, content = answers[0]
         handler.send_response_only(status)
         for name, value in headers:
             if name.lower() not in {"content-length", "connection", "transfer-encoding"}:
@@ -282,11 +282,11 @@ def kill_again_and_again(house: Household, kills: int, seconds: float, seed: int
         with house.daemon() as daemon:
             if dice.random() < 0.9:  # else while it starts
                 daemon.expect("ready")
-            if dice.random() < 0.6:
-                house.changes(within=dice.uniform(0, 5))
+            if dice.random() < 0.4:
+                house.changes(within=dice.uniform(0, 4))
                 time.sleep(dice.uniform(0, 0.03))
             else:
-                time.sleep(dice.uniform(0, 0.7))
+                time.sleep(dice.uniform(0, 1))
         if sys.stderr.isatty():
             print(f"\r  {number + 1} of {kills} kills", end="", file=sys.stderr)
     return kills
