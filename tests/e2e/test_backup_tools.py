@@ -82,8 +82,12 @@ class Account:
     actions: Counter = field(default_factory=Counter)
 
 
+GIVEN_UP = {"s3:AbortMultipartUpload"}
+"""What a tool asks for only when an upload fails for good: it may succeed at a later try."""
+
+
 class Ledger(Fronts):
-    """Fronts that keep an account of each bucket, and spoil one upload in parts when asked to."""
+    """Fronts that keep an account of each bucket, and spoil uploads in parts when asked to."""
 
     def __init__(self, port):
         self.accounts = defaultdict(Account)
@@ -106,8 +110,7 @@ class Ledger(Fronts):
 
     def _judge(self, handler):
         bucket = handler.path.lstrip("/").partition("/")[0]
-        if bucket in self.spoiled and "partNumber=2&" in f"{handler.path}&":
-            self.spoiled.discard(bucket)
+        if bucket in self.spoiled and "partNumber=2" in handler.path:
             return 400, b"<Error><Code>InvalidPart</Code><Message>spoiled</Message></Error>"
         return super()._judge(handler)
 
@@ -305,7 +308,8 @@ def test_five_tools_live_through_ten_rotations_each(house, capsys):
         assert backup.wrong == 0
         granted = PRESETS[backup.tool.name]
         private = {"s3:PutObjectAcl"} if granted.private else set()
-        assert set(account.actions) == {*granted.objects, *granted.bucket, *private}
+        allowed = {*granted.objects, *granted.bucket, *private}
+        assert allowed - GIVEN_UP <= set(account.actions) <= allowed
 
 
 def test_append_only_keeps_every_backup_and_each_tool_to_its_bucket(store, tmp_path):

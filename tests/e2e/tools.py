@@ -118,6 +118,8 @@ class Rclone(Tool):
             "RCLONE_S3_PROVIDER": "Minio",  # AWS's buckets are host names, a loopback's are paths
             "RCLONE_S3_UPLOAD_CUTOFF": "5M",  # large files in parts, and not from 200M on
             "RCLONE_S3_CHUNK_SIZE": "5M",
+            "RCLONE_RETRIES": "1",
+            "RCLONE_LOW_LEVEL_RETRIES": "2",
         }
         self.place = f"backup:{bucket}/rclone"
 
