@@ -2,7 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-COMPILE := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --universal --python-version 3.11
+# Extras stay in the locks: without them, pip may take a release newer than the pinned one for the
+# name with its extras, and then refuses it as it has no hash.
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --no-strip-extras --generate-hashes --no-header --universal --python-version 3.11
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
