@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rekeyd.errors import Gone, Misconfigured, Propagating, Refused, Transient
@@ -120,14 +120,18 @@ class WorldConsumer:
         self._world = world
 
     def probe(self, pair: AccessPair) -> None:
-        self._world.call("consumer.probe", lambda: self._sign(pair), pair.key_id)
+        delays = self._world.delays
+        self._world.call(
+            "consumer.probe", lambda: self.sign(pair, delays.sts, delays.s3), pair.key_id
+        )
 
-    def _sign(self, pair: AccessPair) -> None:
+    def sign(self, pair: AccessPair, *fronts: timedelta) -> None:
+        """Let fronts of these delays judge a signature, one after the other."""
         world, truth = self._world, self._world.truth
         key = truth.keys.get(pair.key_id)
         if key is None:
             raise Propagating("InvalidClientTokenId")
-        for delay in (world.delays.sts, world.delays.s3):
+        for delay in fronts:
             options = key.shown(truth.now, delay)
             if key.user_id != truth.user_id and ABSENT not in options:
                 options = (ABSENT, *options)

@@ -137,6 +137,7 @@ class World:
         self.signs_as_root = False
         self.denied = False
         self.dated = True  # some stores do not say when a key was made
+        self.salt = ""  # gives it key ids of its own, where several worlds are one AWS
         self.truth = Truth(sinks={name: TrueSink(readable) for name, readable in sinks.items()})
         self.checker = Checker(self)
         self.diary = Diary(self)
@@ -403,9 +404,9 @@ class World:
 
     def make_key(self, by: str) -> TrueKey:
         number = len(self.truth.keys) + 1
-        digest = hashlib.sha256(f"{by}{number}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{by}{number}{self.salt}".encode()).hexdigest()
         key = TrueKey(
-            id=f"AKIA{digest[:4].upper()}KEY{number:04}",
+            id=f"AKIA{digest[:5].upper()}KEY{number:04}",
             secret=f"secret/{digest[4:37]}",
             user_id=self.truth.user_id or "",
             changes=(Change(self.truth.now, ACTIVE, by),),
