@@ -191,7 +191,6 @@ class AnyJson(Described):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Apprise still imports `imghdr`
 def test_apprise_reaches_its_services(monkeypatch):
-    pytest.importorskip("apprise")
     with AnyJson() as server:
         monkeypatch.setenv("URLS", f"# ours\n{server.address.replace('http', 'json')}\n")
         ours = channel(type="apprise", urls="env:URLS")
@@ -208,7 +207,6 @@ def test_apprise_reaches_its_services(monkeypatch):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("urls", ["nonsense", "json://127.0.0.1/\nhunter2"])
 def test_a_line_that_is_no_apprise_url_is_refused_unseen(monkeypatch, caplog, urls):
-    pytest.importorskip("apprise")
     caplog.set_level(logging.DEBUG)
     monkeypatch.setenv("URLS", urls)
 
