@@ -51,7 +51,7 @@ soak: $(VENV)/.test ## the proofs for as long as there is time: make soak MINUTE
 	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),30)
 
 lock: $(VENV)/.test ## resolve the locks anew
-	@for lock in "deploy/lock/runtime.txt" \
+	@for lock in "deploy/lock/runtime.txt --extra template --extra github --extra web --extra postgres" \
 		"deploy/lock/demo.txt --extra demo --group build -c deploy/lock/runtime.txt" \
 		"tests/lock.txt --all-extras --group dev -c deploy/lock/demo.txt"; do \
 		$(COMPILE) pyproject.toml -o $$lock || exit 1; done

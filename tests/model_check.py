@@ -69,14 +69,17 @@ class Report:
 class ModelCheck:
     """Explores one model. `run` raises `Violation`, with the shortest story there is."""
 
+    worlds: type[World] = World
+    explorers: type[Explorer] = Explorer
+
     def __init__(self, model: str) -> None:
-        world = World(
+        world = self.worlds(
             sinks=MODELS[model],
             timing=TIMING,
             delays=Delays(list=10 * MINUTE, sts=4 * MINUTE, s3=8 * MINUTE),
             lag=40 * MINUTE,
         )
-        self._explorer = Explorer(world, retry=5 * MINUTE, hold=45 * MINUTE)
+        self._explorer = self.explorers(world, retry=5 * MINUTE, hold=45 * MINUTE)
         self._canon = Canon(FAR, world.delays.list, world.lag)
         self._states: list[State] = []
         self._numbers: dict[int, int] = {}
@@ -113,11 +116,14 @@ class ModelCheck:
     def _mischief_at(self, state: State) -> Iterator[State]:
         assert state.truth is not None
         assert state.calm is not None
-        for move in mischief(state.truth, state.calm):
+        for move in self._mischief(state, state.truth, state.calm):
             truth = self._apply(state, state.truth, move).truth
             deeds = state.deeds + isinstance(move, Deed)
             if self._is_new(truth):
                 yield self._found(truth, state.number, move, deeds)
+
+    def _mischief(self, _state: State, truth: Truth, calm: Outcome) -> Iterator[Move]:
+        return mischief(truth, calm)
 
     def _calm_line(self, state: State) -> list[State]:
         """Follow the calm way to a state that is known to come to rest; return the new states."""
@@ -157,10 +163,14 @@ class ModelCheck:
             return True
         if held <= HELD:
             return False
-        if not state.deeds:
+        if not self._excused(state, outcome):
             self._fail(state, (CALM,), f"L1: held ({outcome.hold}) although nobody did anything")
         self.report.holds[outcome.hold or ""] += 1
         return True
+
+    def _excused(self, state: State, _held: Outcome) -> bool:
+        """A hold for good wants a person who has caused it."""
+        return state.deeds > 0
 
     def _truth(self, state: State) -> Truth:
         assert state.truth is not None

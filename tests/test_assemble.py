@@ -1,6 +1,8 @@
 """From settings to objects that work."""
 
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +15,13 @@ def no_kms():
     raise AssertionError("KMS was not asked for")
 
 
-def test_a_database_server_is_refused_before_anything_is_touched(rekeyd, config):
+def test_a_missing_driver_for_the_database_is_one_clear_line(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
     config(top={"state": "postgresql://db/rekeyd"})
 
-    with pytest.raises(Misconfigured, match="names a database server"):
+    with pytest.raises(Misconfigured, match="is not installed") as refused:
         open_store(load(config.path))
+    assert refused.value.do == "pip install 'rekeyd[postgres]'"
 
 
 def test_without_a_seal_key_one_is_made_beside_the_state_and_kept(config):
@@ -27,11 +31,11 @@ def test_without_a_seal_key_one_is_made_beside_the_state_and_kept(config):
     store = open_store(settings)
 
     assert fit_sealer(settings, store, no_kms)[1]
-    made = (store.folder / "seal.key").read_bytes()
+    made = (Path(settings.state) / "seal.key").read_bytes()
     assert fit_sealer(settings, store, no_kms)[1]
-    assert (store.folder / "seal.key").read_bytes() == made
+    assert (Path(settings.state) / "seal.key").read_bytes() == made
 
-    (store.folder / "seal.key").unlink()
+    (Path(settings.state) / "seal.key").unlink()
     with pytest.raises(Misconfigured, match="does not exist"):
         fit_sealer(settings, store, no_kms)
     store.close()

@@ -1,12 +1,21 @@
 """IAM for one user, and the pair as its consumer uses it, against an embedded AWS."""
 
+import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rekeyd.aws import Account, AwsConsumer, AwsIam, probe_key
+from rekeyd.aws import CHANGING, Account, AwsConsumer, AwsIam, probe_key
 from rekeyd.config import AwsSettings
-from rekeyd.errors import Gone, Misconfigured, Propagating, Refused, Transient, Unanswered
+from rekeyd.errors import (
+    Elsewhere,
+    Gone,
+    Misconfigured,
+    Propagating,
+    Refused,
+    Transient,
+    Unanswered,
+)
 from rekeyd.secret import AccessPair, Secret
 
 NOBODY = AccessPair("AKIAIOSFODNN7EXAMPLE", Secret("no secret of anybody"))
@@ -49,6 +58,49 @@ def test_a_key_from_its_mint_to_its_deletion(aws, iam):
     iam.delete_key(name)
     assert abs(iam.delete_key(name) - datetime.now(UTC)) < timedelta(seconds=10)
     assert aws.keys() == {}
+
+
+def test_without_the_right_to_act_nothing_that_changes_a_key_is_sent(aws, account, proxy):
+    def lost():
+        raise Elsewhere("another replica has taken over")
+
+    iam = AwsIam(account, "backup_user", lost)
+    for change in (
+        iam.create_key,
+        lambda: iam.set_active(NOBODY.key_id, False),
+        lambda: iam.delete_key(NOBODY.key_id),
+    ):
+        with pytest.raises(Elsewhere):
+            change()
+
+    assert iam.list_keys().keys == ()
+    assert not set(CHANGING) & set(proxy.calls)
+
+
+def test_the_right_to_act_is_asked_for_between_the_signing_and_the_sending(account, proxy):
+    signed, asked = [], []
+
+    def may_act():
+        time.sleep(1.1)
+        asked.append(datetime.now(UTC))
+
+    proxy.answered = lambda request, _: signed.append(request.headers["X-Amz-Date"])
+    AwsIam(account, "backup_user", may_act).create_key()
+
+    [at], [stamp] = asked, signed
+    assert datetime.strptime(stamp, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) < at - timedelta(
+        seconds=1
+    )
+
+
+def test_every_retry_asks_for_the_right_to_act_again(account, proxy):
+    asked = []
+    proxy.fail("UpdateAccessKey", "ServiceFailure", 500)
+
+    with pytest.raises(Transient):
+        AwsIam(account, "backup_user", lambda: asked.append(1)).set_active(NOBODY.key_id, True)
+
+    assert len(asked) == proxy.calls.count("UpdateAccessKey") == 3
 
 
 def test_what_does_not_exist_is_gone(aws, iam, account):

@@ -276,10 +276,20 @@ def test_the_settings_cannot_be_changed():
         one().state = "/elsewhere"
 
 
-def test_a_password_in_the_address_of_the_state_is_not_shown():
-    read = one(top="state: postgresql://rekeyd:hunter2@db/rekeyd")
-    assert read.state.endswith("@db/rekeyd")
-    assert "hunter2" not in repr(read)
+@pytest.mark.parametrize(
+    "address", ["postgresql://rekeyd:hunter2@db/rekeyd", "postgresql://db/rekeyd?password=hunter2"]
+)
+def test_a_password_in_the_address_of_the_state_is_refused_unseen(address):
+    with pytest.raises(Misconfigured, match="holds no password") as refused:
+        one(top=f"state: {address}")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_database_keeps_no_seal_key():
+    with pytest.raises(Misconfigured, match="has no seal, and a database keeps no seal key"):
+        one(top="state: postgresql://rekeyd@db/rekeyd")
+    read = one(top="state: postgresql://rekeyd@db/rekeyd?sslmode=verify-full\nseal: file:/seal.key")
+    assert read.state_is_shared
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 
 from rekeyd import observe, perform, ports, reconcile
 from rekeyd.steps import Hold, Step
+from replica_check import ReplicaCheck
 from world import MINUTE, POSSIBLE, proof
 from world.enumeration import Enumeration, Tally
 from world.scenarios import SCENARIOS, Scenario, expected_holds, name, prepared
@@ -78,7 +79,9 @@ def test_every_method_of_every_port_has_its_faults_listed() -> None:
 def test_every_call_that_the_program_can_make_goes_wrong_in_every_way(
     single_faults: list[Tally],
 ) -> None:
-    tried = {point for tally in single_faults for point in tally.points}
+    replicas = ReplicaCheck("a write-only sink")
+    replicas.run(5_000)
+    tried = {point for tally in single_faults for point in tally.points} | set(replicas.points)
     possible = {(call, fault) for call in _calls_of_the_core() for fault in POSSIBLE[call]}
 
     with proof.counting("points", "all") as counted:

@@ -13,7 +13,24 @@ from rekeyd.steps import Decision, Hold, Record, Rest
 
 NOW = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
 LOOK = Snapshot(now=NOW, user_id="AIDA1")
-NOBODY_ASKS = SimpleNamespace(requests=lambda _: [])
+
+
+class Alone:
+    """A state whose one daemon always has the right to act."""
+
+    def __init__(self, requests=lambda _: [], settle=None):
+        self.requests = requests
+        self.settle = settle
+        self.claimed = []
+
+    def claim(self, identity):
+        self.claimed.append(identity)
+
+    def release(self, identity):
+        self.claimed.clear()
+
+
+NOBODY_ASKS = Alone()
 HOLD = Hold("root", "signs as root", "do not")
 
 
@@ -59,6 +76,22 @@ def test_waits_grow_with_each_failure_up_to_a_quarter_of_an_hour(loop):
     assert waits[-2:] == [LONGEST, LONGEST]
 
 
+def test_waits_are_bounded_however_long_a_failure_lasts(loop):
+    one = loop(*[Transient("no network")] * 1100, HOLD)
+
+    assert [one.advance() for _ in range(1101)][-3:] == [LONGEST] * 3
+
+
+def test_the_right_to_act_is_taken_for_a_turn_and_given_back(loop):
+    one = loop(Rest(NOW + timedelta(seconds=7)))
+    one.who.store = store = Alone()
+    store.release = lambda identity: store.claimed.append(f"not {identity}")
+
+    one.advance()
+
+    assert store.claimed == ["backup_user", "not backup_user"]
+
+
 def test_a_person_in_a_hurry_and_a_success_make_the_wait_short_again(loop):
     trouble = Transient("no network")
     one = loop(trouble, trouble, trouble, Record("a fact", LOOK.custody), trouble)
@@ -92,7 +125,7 @@ def test_people_who_ask_without_pause_do_not_keep_it_from_its_work(loop, monkeyp
     one = loop(Rest(NOW + timedelta(seconds=7)), stopping=lambda: next(looks, None) is None)
     monkeypatch.setattr(reconcile, "grant", lambda *_: None)
     asked = [(1, Request("rotate"))]
-    one.who.store = SimpleNamespace(requests=lambda _: asked, settle=lambda *_: None)
+    one.who.store = Alone(requests=lambda _: asked, settle=lambda *_: None)
 
     assert one.advance() == 7.0
 
@@ -106,7 +139,7 @@ def test_a_request_is_granted_before_anything_is_planned(loop, monkeypatch):
     one = loop(Rest(NOW + timedelta(seconds=7)))
     monkeypatch.setattr(reconcile, "grant", lambda *_: LOOK.custody)
     left = [(1, Request("rotate"))]
-    one.who.store = SimpleNamespace(
+    one.who.store = Alone(
         requests=lambda _: left[:],
         settle=lambda _, number, custody: granted.append((number, custody, left.pop())),
     )

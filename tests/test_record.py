@@ -8,7 +8,7 @@ import pytest
 import structlog
 from structlog.testing import capture_logs
 
-from rekeyd.errors import Permanent, Propagating, Refused, Transient
+from rekeyd.errors import Elsewhere, Permanent, Propagating, Refused, Transient
 from rekeyd.metrics import Metrics
 from rekeyd.model import Custody, Key, Pair, Snapshot, Timing, short
 from rekeyd.record import Recorder
@@ -91,6 +91,27 @@ def test_a_key_that_is_not_known_everywhere_yet_is_no_failure(recorder, metrics)
     assert logs[0]["log_level"] == "info"
     assert recorder.statuses["backup_user"].stage == "minting"
     assert count(metrics, "failed") is None
+
+
+def test_what_another_replica_does_is_its_own_to_tell(recorder, store, metrics):
+    recorder.saw(WHO, LOOK, RESTING)
+    recorder.failed("backup_user", "look", Elsewhere("another replica is at work"), 1.0)
+
+    assert recorder.statuses == {}
+    assert steps(store) == []
+    assert count(metrics, "failed") is None or count(metrics, "failed") == 0
+
+
+def test_a_hold_that_another_replica_has_told_is_not_told_again(store, recorder, monkeypatch):
+    monkeypatch.setattr(Store, "shared", True)
+    recorder.saw(WHO, LOOK, HELD)
+
+    another = Recorder(store)
+    another.statuses.clear()
+    another.saw(WHO, LOOK, HELD)
+
+    assert steps(store) == [("hold", "refused")]
+    assert another.stands()["backup_user"].hold == HELD.step
 
 
 def test_a_new_pair_everywhere_is_a_rotation(recorder, store, metrics):

@@ -43,6 +43,12 @@ def test_revoke_calls_every_pair_leaked_and_asks_for_a_new_one() -> None:
     assert [p.revoked for p in custody.pairs] == [START, START]
 
 
+def test_redeliver_puts_a_sink_in_doubt_and_leaves_the_others() -> None:
+    known = replace(SEEN, custody=replace(SEEN.custody, ledger={"a": "AKIANEW", "b": "AKIANEW"}))
+
+    assert asked("redeliver", "a", known).ledger == {"a": "", "b": "AKIANEW"}
+
+
 def test_rollback_chooses_the_superseded_pair_and_gives_the_current_one_up() -> None:
     old, new = asked("rollback").pairs
 

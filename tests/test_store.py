@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from rekeyd import store as module
+from rekeyd import state as module
 from rekeyd.errors import Misconfigured, Refused, Transient
 from rekeyd.model import Custody, Intent, Pair, Request
 from rekeyd.ports import Event
@@ -60,7 +60,7 @@ def test_custody_outlives_the_process(store, folder):
 
 
 def test_only_the_owner_may_read_it(store, folder):
-    store.lock()
+    store.serve()
 
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
@@ -80,12 +80,12 @@ def test_a_save_that_fails_changes_nothing(store):
 def test_one_process_at_a_time_acts_on_it(store, folder):
     second = Store(folder)
 
-    assert store.holder() == "?"
-    assert store.lock()
-    assert not second.lock()
-    assert second.holder().isdigit()
+    assert store.holder() == "process unknown"
+    assert store.serve()
+    assert not second.serve()
+    assert second.holder().startswith("process ")
     store.close()
-    assert second.lock()
+    assert second.serve()
     second.close()
 
 
@@ -239,19 +239,19 @@ def test_a_state_below_a_folder_that_is_not_there_yet_is_made(tmp_path):
 def test_the_lock_tells_who_holds_it_and_nothing_older(store, folder):
     (folder / "lock").write_text("12345678901234567890\n")
 
-    assert store.lock() is True
-    assert store.holder() == str(os.getpid())
+    assert store.serve() is True
+    assert store.holder() == f"process {os.getpid()}"
     second = Store(folder)
-    assert second.lock() is False
+    assert second.serve() is False
     second.close()
 
 
 def test_a_lock_that_another_has_leaves_no_file_open(store, folder):
-    store.lock()
+    store.serve()
     second = Store(folder)
     before = len([*Path("/proc/self/fd").iterdir()])
 
-    second.lock()
+    second.serve()
 
     assert len([*Path("/proc/self/fd").iterdir()]) == before
     second.close()
@@ -283,10 +283,10 @@ def test_it_is_used_by_several_threads_at_once(store):
 
 
 def test_a_connection_that_is_closed_holds_no_lock(store, folder):
-    store.lock()
+    store.serve()
     store.close()
     store.close()
 
     other = Store(folder)
-    assert other.lock()
+    assert other.serve()
     other.close()

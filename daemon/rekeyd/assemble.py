@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,11 +15,13 @@ from rekeyd.ports import Identity, Sealer
 from rekeyd.seal import CHECK, make_key, open_sealer
 from rekeyd.sinks import opened
 from rekeyd.sinks.base import SinkContext
+from rekeyd.state import State
 from rekeyd.store import Store
 
 if TYPE_CHECKING:
     from rekeyd.aws import Account, RequestWatcher
     from rekeyd.notify import Notifier
+    from rekeyd.postgres import PostgresStore
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,7 +33,7 @@ class Workshop:
     """Builds identities from one configuration. boto3 is imported when the first one is built."""
 
     def __init__(
-        self, settings: Settings, store: Store, sealer: Sealer, watch: "RequestWatcher"
+        self, settings: Settings, store: State, sealer: Sealer, watch: "RequestWatcher"
     ) -> None:
         self.settings = settings
         self._store = store
@@ -47,7 +50,7 @@ class Workshop:
         return Identity(
             name=identity.name,
             timing=identity.timing,
-            iam=AwsIam(account, identity.user),
+            iam=AwsIam(account, identity.user, partial(self._store.renew, identity.name)),
             consumer=AwsConsumer(
                 account,
                 identity.user,
@@ -86,28 +89,43 @@ def notifier(settings: Settings) -> "Notifier | None":
     return Notifier([channel.open() for channel in settings.notify])
 
 
-def open_store(settings: Settings) -> Store:
-    """Open the state that the settings name."""
-    if "://" in settings.state:
-        raise Misconfigured(
-            "`state` names a database server, which this release cannot use yet",
-            "name a folder, and run one rekeyd on it",
-        )
-    return Store(Path(settings.state))
+def open_store(settings: Settings) -> State:
+    """Open the state that the settings name, and make what is missing."""
+    if not settings.state_is_shared:
+        return Store(Path(settings.state))
+    store = _shared_store(settings)
+    store.make()
+    return store
 
 
 @contextmanager
-def state_to_look_at(settings: Settings) -> Iterator[Store]:
+def state_to_look_at(settings: Settings) -> Iterator[State]:
     """Open the state for those who look. Where none was made yet it is an empty one for a while.
 
-    So root, who looks before the daemon's first start, leaves no folder that the daemon cannot use.
+    So root, who looks before the daemon's first start, leaves nothing that the daemon cannot use.
     """
-    if "://" not in settings.state and _could_be_made(Path(settings.state)):
-        with TemporaryDirectory(prefix="rekeyd-") as folder, closing(Store(Path(folder))) as store:
-            yield store
+    if settings.state_is_shared:
+        with closing(_shared_store(settings)) as shared:
+            made = shared.made
     else:
+        made = not _could_be_made(Path(settings.state))
+    if made:
         with closing(open_store(settings)) as store:
             yield store
+    else:
+        with TemporaryDirectory(prefix="rekeyd-") as folder, closing(Store(Path(folder))) as empty:
+            yield empty
+
+
+def _shared_store(settings: Settings) -> "PostgresStore":
+    try:
+        from rekeyd.postgres import PostgresStore  # noqa: PLC0415 (for those who have replicas)
+    except ImportError:
+        raise Misconfigured(
+            "`state` names a database server, and what rekeyd needs to reach it is not installed",
+            "pip install 'rekeyd[postgres]'",
+        ) from None
+    return PostgresStore(settings.state)
 
 
 def _could_be_made(folder: Path) -> bool:
@@ -121,22 +139,21 @@ def _could_be_made(folder: Path) -> bool:
     return False
 
 
-def fit_sealer(settings: Settings, store: Store, kms: Callable[[], Any]) -> tuple[Sealer, bool]:
+def fit_sealer(settings: Settings, store: State, kms: Callable[[], Any]) -> tuple[Sealer, bool]:
     """Open the seal key and make sure that it is the one this state was made with.
 
     Returns the sealer, and whether it is a key that rekeyd keeps beside what it seals.
     """
-    known = store.meta(SEALED_CHECK)
     beside = settings.seal is None
-    path = store.folder / "seal.key"
+    seal = settings.seal or f"file:{settings.state}/seal.key"
+    known = store.meta(SEALED_CHECK)
     if beside and known is None:
-        make_key(path)
-    sealer = open_sealer(settings.seal or f"file:{path}", kms)
-    if not (settings.seal or "").startswith("kms:"):
+        make_key(Path(settings.state) / "seal.key")
+    sealer = open_sealer(seal, kms)
+    if not seal.startswith("kms:"):
         if known is None:
-            store.set_meta(SEALED_CHECK, sealer.seal("rekeyd", CHECK))
-        else:
-            sealer.unseal("rekeyd", CHECK.key_id, known)
+            known = store.first_meta(SEALED_CHECK, sealer.seal("rekeyd", CHECK))
+        sealer.unseal("rekeyd", CHECK.key_id, known)
     return sealer, beside
 
 

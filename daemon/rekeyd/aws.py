@@ -54,6 +54,9 @@ NO_LAST_USE = (
     " whoever still uses it, so let `overlap` outlast the longest backup"
 )
 
+CHANGING = ("CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey")
+"""The calls to IAM after which it is not as it was."""
+
 NOBODYS_KEY = "AKIAIOSFODNN7EXAMPLE"
 """The example of AWS's documentation, to ask whether a call is known at all."""
 
@@ -169,11 +172,19 @@ class Account:
 
 
 class AwsIam:
-    """IAM for one user: the `Iam` port."""
+    """IAM for one user: the `Iam` port.
 
-    def __init__(self, account: Account, user: str) -> None:
+    `may_act` is called between the signing and the sending of every request that changes something,
+    each retry included, and raises when it must not be sent any more. So a request that was signed
+    in time and is sent late is refused by AWS itself, for the age of its signature.
+    """
+
+    def __init__(
+        self, account: Account, user: str, may_act: Callable[[], None] = lambda: None
+    ) -> None:
         self._account = account
         self._user = user
+        self._may_act = may_act
         self._resource = f"user {user}"
         self._made: tuple[int, Any] | None = None
 
@@ -181,8 +192,17 @@ class AwsIam:
     def _client(self) -> Any:
         """The client of this user, made anew when the account's credentials are."""
         if self._made is None or self._made[0] != self._account.renewals:
-            self._made = self._account.renewals, self._account.client("iam")
+            self._made = self._account.renewals, self._guarded()
         return self._made[1]
+
+    def _guarded(self, config: Config = PATIENT) -> Any:
+        client = self._account.client("iam", config=config)
+        for operation in CHANGING:
+            client.meta.events.register(f"before-send.iam.{operation}", self._before_send)
+        return client
+
+    def _before_send(self, **_: Any) -> None:
+        self._may_act()
 
     def caller_is_root(self) -> bool:
         return (self._account.caller() or "").endswith(":root")
@@ -250,7 +270,7 @@ class AwsIam:
 
     def create_key(self) -> NewKey:
         with (
-            closing(self._account.client("iam", config=ONCE)) as once,
+            closing(self._guarded(ONCE)) as once,
             translated("make a key", "iam:CreateAccessKey", self._resource),
         ):
             answer = once.create_access_key(UserName=self._user)

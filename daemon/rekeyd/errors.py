@@ -21,6 +21,10 @@ class Propagating(Transient):
     """A key is not known everywhere yet, as for some seconds after a mint; look again soon."""
 
 
+class Elsewhere(Propagating):
+    """Another replica acts on this identity, or has taken it over; look again soon."""
+
+
 class Unanswered(Transient):
     """A call was sent and its answer was lost, so nobody knows whether it took effect.
 

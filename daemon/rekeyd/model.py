@@ -196,7 +196,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asks for: `rotate`, `revoke`, `rollback`, or `adopt` with an id."""
+    """What is asked for: `rotate`, `revoke`, `rollback`, `adopt` an id, `redeliver` to a mark."""
 
     kind: str
     argument: str = ""

@@ -8,8 +8,16 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from rekeyd.errors import Gone, Propagating, Refused, RekeydError, Transient, Unanswered
-from rekeyd.model import Custody, Intent, Pair, Snapshot, short
+from rekeyd.errors import (
+    Elsewhere,
+    Gone,
+    Propagating,
+    Refused,
+    RekeydError,
+    Transient,
+    Unanswered,
+)
+from rekeyd.model import Custody, Intent, Pair, Request, Snapshot, short
 from rekeyd.ports import Identity, NewKey, Sink
 from rekeyd.secret import AccessPair
 from rekeyd.steps import Activate, Deactivate, Delete, Deliver, Mint, Record, Step, Verify
@@ -112,9 +120,14 @@ def _deliver(who: Identity, s: Snapshot, pair: Pair, sinks: list[Sink]) -> None:
     begun = replace(s.custody, ledger=in_doubt)
     begun = _save_pair(who, begun, pair.key_id, delivered=handed, current=None)
 
-    tried = [*zip(sinks, who.each(lambda sink: _put(sink, access), sinks), strict=True)]
+    tried = [*zip(sinks, who.each(lambda sink: _put(who, sink, access), sinks), strict=True)]
     done = {sink.mark: pair.key_id for sink, error in tried if error is None}
-    who.store.save(who.name, replace(begun, ledger={**in_doubt, **done}))
+    try:
+        who.store.save(who.name, replace(begun, ledger={**in_doubt, **done}))
+    except Elsewhere:  # a put may have come late, over what another replica put since
+        for mark in marks:
+            who.store.ask(who.name, Request("redeliver", mark))
+        raise
     failed = {sink.name: error for sink, error in tried if error}
     if failed:
         kind = Transient if any(isinstance(e, Transient) for e in failed.values()) else Refused
@@ -124,8 +137,9 @@ def _deliver(who: Identity, s: Snapshot, pair: Pair, sinks: list[Sink]) -> None:
         )
 
 
-def _put(sink: Sink, access: AccessPair) -> RekeydError | None:
+def _put(who: Identity, sink: Sink, access: AccessPair) -> RekeydError | None:
     try:
+        who.store.renew(who.name)
         sink.put(access)
         if sink.readable and _fingerprint(sink.read()) != access.fingerprint():
             return Transient("it does not hold what was written to it")

@@ -118,7 +118,20 @@ class Event:
 
 
 class CustodyStore(Protocol):
-    """Custody that outlives a crash: when `save` has returned, the change is on the disk."""
+    """Custody that outlives a crash: when `save` has returned, the change is on the disk.
+
+    Whoever acts on an identity claims it first, where replicas share a state. `claim`, `renew`,
+    `save` and `settle` raise `Elsewhere` when another one has the right to act.
+    """
+
+    def claim(self, identity: str) -> None:
+        """Take the right to act on an identity until `release`, or keep it."""
+
+    def renew(self, identity: str) -> None:
+        """Keep the right to act, as the last thing before an effect leaves this process."""
+
+    def release(self, identity: str) -> None:
+        """Give the right to act back. Never fails."""
 
     def load(self, identity: str) -> Custody:
         """Return what is known; an empty custody for an identity never seen."""
@@ -128,6 +141,9 @@ class CustodyStore(Protocol):
 
     def log(self, event: Event) -> None:
         """Append to the history. Best effort: a lost line loses no key."""
+
+    def ask(self, identity: str, request: Request) -> int:
+        """Leave a request for whoever has the right to act; return its number."""
 
     def requests(self, identity: str) -> Sequence[tuple[int, Request]]:
         """Return what people asked for and was not settled yet, oldest first, with its number."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from rekeyd.errors import Permanent, Propagating, RekeydError
-from rekeyd.model import Custody, Snapshot
+from rekeyd.model import Snapshot
 from rekeyd.observe import look
 from rekeyd.perform import perform
 from rekeyd.ports import Identity, Witness
@@ -41,10 +41,17 @@ class Reconciler:
 
     def advance(self) -> float:
         """Take steps until none is due; return the seconds until the next look."""
+        try:
+            return self._advance()
+        finally:
+            self.who.store.release(self.who.name)
+
+    def _advance(self) -> float:
         granted = False
         while not self._stopping():
             decision = None
             try:
+                self.who.store.claim(self.who.name)
                 looked = time.clock_gettime(time.CLOCK_BOOTTIME)
                 snapshot = look(self.who)
                 if granted := not granted and self._grant(snapshot):
@@ -72,7 +79,7 @@ class Reconciler:
         told = perform(self.who, snapshot, step) or sentence(step)
         self._failures = 0
         self._witness.did(self.who.name, decision, told, time.monotonic() - began)
-        if isinstance(step, Record) and _arrivals(step.custody) > _arrivals(snapshot.custody):
+        if isinstance(step, Record) and step.custody.rotated != snapshot.custody.rotated:
             self._witness.rotated(self.who.name)
 
     def _grant(self, snapshot: Snapshot) -> bool:
@@ -90,8 +97,4 @@ class Reconciler:
 
     def _wait(self, first: float) -> float:
         self._failures += 1
-        return float(min(first * 2 ** (self._failures - 1), LONGEST))
-
-
-def _arrivals(custody: Custody) -> int:
-    return sum(pair.arrived is not None for pair in custody.pairs)
+        return min(first * 2.0 ** min(self._failures - 1, 10), LONGEST)

@@ -1,16 +1,17 @@
 """Tells what happens: one event a step, into the log, the metrics, the history and the status."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from rekeyd.errors import Propagating, RekeydError, Transient
+from rekeyd.errors import Elsewhere, Propagating, RekeydError, Transient
 from rekeyd.model import Custody, Snapshot
 from rekeyd.ports import Event, Identity
 from rekeyd.rules import plan
+from rekeyd.state import State
 from rekeyd.steps import Decision, Hold, Record
-from rekeyd.store import Store
 from rekeyd.view import Status, describe
 
 ROTATION = {"mint", "verify", "deliver"}
@@ -45,7 +46,7 @@ class Recorder:
 
     def __init__(
         self,
-        store: Store,
+        store: State,
         metrics: Counters | None = None,
         log: Log | None = None,
         tell: Callable[[Event], None] = lambda _: None,
@@ -58,6 +59,13 @@ class Recorder:
         self._seen: dict[str, tuple[Identity, Snapshot, Decision]] = {}
         self.progress: Callable[[str], None] = lambda _: None
 
+    def stands(self) -> dict[str, Status]:
+        """Return how each identity stands, whichever replica looked at it last."""
+        if self._store.shared:
+            with suppress(RekeydError):
+                self.statuses.update(self._store.published())
+        return self.statuses
+
     def keep(self, names: set[str]) -> None:
         """Forget the identities that are not in the configuration any more."""
         for name in self.statuses.keys() - names:
@@ -65,7 +73,7 @@ class Recorder:
 
     def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
         status = describe(who.name, snapshot, decision, who.timing)
-        before = self.statuses.get(who.name)
+        before = self.stands().get(who.name)
         self._seen[who.name] = who, snapshot, decision
         self._publish(status)
         if status.hold and (before is None or before.hold != status.hold):
@@ -89,6 +97,10 @@ class Recorder:
         self.saw(who, known, plan(known, who.timing))
 
     def failed(self, identity: str, rule: str, error: RekeydError, retry: float) -> None:
+        if isinstance(error, Elsewhere):  # the other one tells what happens
+            self.statuses.pop(identity, None)
+            self.progress(identity)
+            return
         outcome = "retry" if isinstance(error, Transient) else "refused"
         *_, decided = self._seen.get(identity, (None,))
         step = _name(decided) if decided and decided.rule == rule else rule

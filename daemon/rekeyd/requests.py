@@ -17,6 +17,8 @@ def grant(s: Snapshot, request: Request) -> Custody:
         case "revoke":
             leaked = tuple(replace(pair, revoked=s.now) for pair in s.custody.pairs)
             return replace(s.custody, asked=s.now, pairs=leaked)
+        case "redeliver":  # of a replica that slept in a put
+            return replace(s.custody, ledger={**s.custody.ledger, request.argument: ""})
         case "rollback":
             if s.fallback is None:
                 raise Permanent(

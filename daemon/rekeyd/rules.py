@@ -136,11 +136,10 @@ def deliver(s: Snapshot, t: Timing) -> Step | None:
         if todo:
             return Deliver(target.key_id, todo)
         if not lacking and target.current is None:
-            first = target.arrived is None
-            arrived = s.now if first else target.arrived
-            custody = s.custody.with_pair(target.key_id, current=s.now, arrived=arrived)
-            if first:
-                custody = replace(custody, rotated=s.now)
+            arrived = target.arrived or s.now
+            rotated = s.custody.rotated if target.arrived else s.now
+            custody = replace(s.custody, rotated=rotated)
+            custody = custody.with_pair(target.key_id, current=s.now, arrived=arrived)
             return Record(f"every sink holds {short(target.key_id)}", custody)
     if s.strangers:
         return holds.foreign_in_sink(s.strangers[0])
@@ -266,16 +265,14 @@ def _dispensable(s: Snapshot, pair: Pair) -> bool:
 
 def _shown(s: Snapshot, pair: Pair) -> bool:
     """Whether this very listing shows it Active."""
-    key = s.listed.get(pair.key_id)
-    return key is not None and key.active
+    return any(key.id == pair.key_id and key.active for key in s.keys)
 
 
 def _unexplained(s: Snapshot, intent: Intent) -> list[Key]:
     """The unused keys that came after an intent: its call may have made one of them."""
     since = intent.at - CLOCK_SKEW
-    unused = [key for key in s.foreign if key.last_used is None and not s.holders(key.id)]
-    late = [key for key in unused if key.created is None or key.created >= since]
-    return [key for key in late if key.id not in intent.known]
+    new = [k for k in s.foreign if not (k.last_used or k.id in intent.known or s.holders(k.id))]
+    return [key for key in new if key.created is None or key.created >= since]
 
 
 def _overlap(t: Timing, pair: Pair) -> timedelta:

@@ -32,7 +32,7 @@ from rekeyd.model import Request
 from rekeyd.ports import Event, Identity, Sealer
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
-from rekeyd.store import Store
+from rekeyd.state import State
 from rekeyd.view import Status
 
 if TYPE_CHECKING:
@@ -214,18 +214,18 @@ class Service:
 
         return Listener(self.settings.listen, routes(self, self.metrics.registry))
 
-    def _open_state(self) -> tuple[Store, Sealer]:
+    def _open_state(self) -> tuple[State, Sealer]:
         store = open_store(self.settings)
-        if not store.lock():
+        if not store.serve():
             raise Misconfigured(
-                f"another rekeyd (process {store.holder()}) already works on {store.folder}",
+                f"another rekeyd ({store.holder()}) already works on {store.place}",
                 "stop that one, or give this one a `state` of its own",
             )
         sealer, beside = fit_sealer(self.settings, store, self._kms)
         if beside:
             self.log.warning(
                 "seal",
-                detail=f"the seal key lies beside the secrets that it seals, in {store.folder}",
+                detail=f"the seal key lies beside the secrets that it seals, in {store.place}",
                 do="put it elsewhere and name it with `seal: file:PATH`",
             )
         return store, sealer
@@ -252,7 +252,7 @@ class Service:
     # What the listener asks.
 
     def statuses(self) -> Sequence[Status]:
-        known = self.recorder.statuses
+        known = self.recorder.stands()
         return [known[runner.name] for runner in self._all() if runner.name in known]
 
     def timeline(self, identity: str) -> Sequence[Event]:
@@ -335,7 +335,7 @@ class Service:
         try:
             waiting = self.store.waiting()
         except RekeydError as error:
-            self._store_trouble = str(error)
+            self._note_store(error)
             return
         for name, number in waiting.items():
             if number > self._seen.get(name, 0) and name in self._runners:
@@ -402,12 +402,21 @@ class Service:
 
     def _try_store(self) -> None:
         try:
-            self.store.set_meta("alive", datetime.now(UTC).isoformat(timespec="seconds"))
-            self._store_trouble = None
+            self.store.beat()
         except RekeydError as error:
-            if self._store_trouble is None:
-                self.log.error("state", error=str(error), do=error.do)
-            self._store_trouble = str(error)
+            self._note_store(error)
+        else:
+            self._note_store(None)
+
+    def _note_store(self, error: RekeydError | None) -> None:
+        """Say once that the state cannot be used, and go on at once when it can be again."""
+        if error and self._store_trouble is None:
+            self.log.error("state", error=str(error), do=error.do)
+        if self._store_trouble and error is None:
+            self.log.info("state", detail="it can be used again")
+            for runner in self._all():
+                runner.wake()
+        self._store_trouble = str(error) if error else None
 
     def _log_status(self) -> None:
         for status in self.statuses():

@@ -6,7 +6,7 @@ packages="systemd-container dbus mmdebstrap procps
 faketime strace
 awscli restic rclone s3cmd duplicity python3-boto3 util-linux bsdextrautils
 podman buildah runc netavark aardvark-dns iptables docker-compose
-prometheus prometheus-alertmanager
+prometheus prometheus-alertmanager postgresql
 chromium fonts-dejavu-core"
 
 missing=

@@ -59,6 +59,7 @@ class _Keyed:
             tuple([(r.kind, names.get(r.argument, r.argument)) for _, r in truth.requests]),
             tuple([self._ago(at) for at in truth.intents if self._ago(at) != self.canon.far]),
             names.get(truth.minted or ""),
+            truth.lease.held and self._ago(truth.lease.renewed),
         )
 
     def _ago(self, instant: datetime | None) -> float | None:

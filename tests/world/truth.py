@@ -84,6 +84,15 @@ class TrueKey:
 
 
 @dataclass(frozen=True, slots=True)
+class Lease:
+    """Who may act, where replicas share a state: whoever knows the fence, while it is held."""
+
+    held: bool = False
+    fence: int = 0
+    renewed: datetime = START
+
+
+@dataclass(frozen=True, slots=True)
 class TrueSink:
     """What a sink holds, who put it there, and whether it works.
 
@@ -113,6 +122,7 @@ class Truth:
     unnamed: Mapping[str, TrueSink] = field(default_factory=dict)
     """The sinks that the configuration does not name any more."""
     custody: Custody = field(default_factory=Custody)
+    lease: Lease = Lease()
     requests: tuple[tuple[int, Request], ...] = ()
     asked: int = 0
     revoked: frozenset[str] = frozenset()

@@ -316,9 +316,14 @@ class World:
     def ask(self, kind: str, argument: str = "") -> None:
         """A person asks the program for something."""
         self.tell(f"a person asks: {kind} {argument}")
+        self.request(Request(kind, argument))
+
+    def request(self, request: Request) -> int:
+        """Leave a request where the program finds it; return its number."""
         number = self.truth.asked + 1
-        entry = (number, Request(kind, argument))
-        self.truth = replace(self.truth, asked=number, requests=(*self.truth.requests, entry))
+        requests = (*self.truth.requests, (number, request))
+        self.truth = replace(self.truth, asked=number, requests=requests)
+        return number
 
     def person_creates(self) -> TrueKey:
         key = self.make_key(PERSON)

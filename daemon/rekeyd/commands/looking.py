@@ -18,12 +18,12 @@ from rekeyd.model import Custody
 from rekeyd.observe import look
 from rekeyd.ports import Identity
 from rekeyd.rules import plan as decide
+from rekeyd.state import State
 from rekeyd.steps import Hold
-from rekeyd.store import Store
 from rekeyd.view import Status, describe, sentence
 
 
-def workshop(settings: Settings, store: Store) -> Workshop:
+def workshop(settings: Settings, store: State) -> Workshop:
     sealer, _ = fit_sealer(settings, store, lambda: _kms(settings))
     return Workshop(settings, store, sealer, lambda *_: None)
 

@@ -24,7 +24,7 @@ from rekeyd.model import Request
 from rekeyd.ports import Event
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
-from rekeyd.store import Store
+from rekeyd.state import State
 from rekeyd.view import Status
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ POLL = 0.2
 class Follower:
     """Watches the history of one identity until what was asked for is done, or cannot be."""
 
-    def __init__(self, store: Store, name: str, kind: str | None, since: int) -> None:
+    def __init__(self, store: State, name: str, kind: str | None, since: int) -> None:
         self.name = name
         self.code: int | None = None
         self.note = ""
@@ -116,7 +116,7 @@ def follow(
         told: list[Event] = []
         worker = Worker(settings, store, list(zip(identities, followers, strict=True)))
         thread = threading.Thread(target=worker.run, daemon=True)
-        if store.lock():
+        if store.act():
             thread.start()
         elif kind is None:
             click.echo("a daemon runs on this state and does what is due by itself", err=True)
@@ -147,7 +147,7 @@ class Worker:
     """Does what the daemon would do, for these identities, side by side, until it is done."""
 
     settings: Settings
-    store: Store
+    store: State
     pairs: list[tuple[IdentitySettings, Follower]]
     stopping: threading.Event = field(default_factory=threading.Event)
     happened: threading.Event = field(default_factory=threading.Event)
@@ -193,7 +193,7 @@ class Worker:
         while not enough():
             delay = reconciler.advance()
             if follower.kind is None and follower.code is None:
-                follower.code = _rest(recorder.statuses[identity.name])
+                follower.code = _rest(recorder.statuses.get(identity.name))
             self.happened.set()
             while not enough() and delay > 0:
                 self.stopping.wait(min(delay, POLL))
@@ -204,7 +204,9 @@ def _open(followers: Iterable[Follower]) -> bool:
     return any(one.code is None for one in followers)
 
 
-def _rest(status: Status) -> int | None:
+def _rest(status: Status | None) -> int | None:
+    if status is None:  # another replica is at work on it
+        return None
     if status.hold:
         return HELD
     if status.failing:

@@ -60,6 +60,7 @@ class Form:
 
 _IAM_NAME = r"[\w+=,.@-]"
 _ACCOUNT = r"(\d{12})?"
+_POSTGRESQL = "postgresql://"
 _HTTP = r"https?://[^\s/@?#]+(/[^\s?#]*)?"
 
 UserName = Annotated[
@@ -130,8 +131,9 @@ File = Annotated[
 State = Annotated[
     str,
     Form(
-        r"/[^\x00]*|postgresql://\S+",
-        "the absolute path of a folder, or a postgresql:// address",
+        rf"/[^\x00]*|{_POSTGRESQL}([^\s/@:?#]+@)?[^\s/@?#]*/[^\s/?#]+(\?(?!\S*password=)\S+)?",
+        "the absolute path of a folder, or a postgresql:// address that names a database and holds"
+        " no password (it belongs in the file that `passfile` names)",
         "/var/lib/rekeyd",
     ),
 ]
@@ -478,12 +480,15 @@ class Settings(_Model):
     state: State = Field(
         "/var/lib/rekeyd",
         repr=False,
-        description="Where custody is kept: a folder (SQLite inside), or `postgresql://…`.",
+        description="Where custody is kept: a folder (SQLite inside), or the `postgresql://`"
+        " address of a database that replicas share. That needs `rekeyd[postgres]`.",
     )
     seal: Seal | None = Field(
         None,
+        validate_default=True,
         description="What encrypts secrets at rest: `file:PATH` (32 bytes, raw or base64),"
-        " `credential:NAME` (systemd) or `kms:KEY_ID`. Left out: `seal.key` in the state folder.",
+        " `credential:NAME` (systemd) or `kms:KEY_ID`. Left out: `seal.key` in the state folder."
+        " With a database it must be said, the same for every replica.",
     )
     listen: Annotated[
         Listen | None, BeforeValidator(_listen, json_schema_input_type=ShortListen | Listen)
@@ -505,6 +510,21 @@ class Settings(_Model):
     identities: Annotated[tuple[IdentitySettings, ...], Strict(strict=False)] = Field(
         min_length=1, description="The IAM users that rekeyd looks after."
     )
+
+    @property
+    def state_is_shared(self) -> bool:
+        """Whether the state is a database, on which several replicas may work."""
+        return self.state.startswith(_POSTGRESQL)
+
+    @field_validator("seal")
+    @classmethod
+    def _seal_of_replicas(cls, seal: str | None, info: ValidationInfo) -> str | None:
+        if seal is None and info.data.get("state", "").startswith(_POSTGRESQL):
+            raise ValueError(
+                "has no seal, and a database keeps no seal key; write for example"
+                " `seal: file:/etc/rekeyd/seal.key`, the same key for every replica"
+            )
+        return seal
 
     @field_validator("identities")
     @classmethod

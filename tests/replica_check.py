@@ -1,0 +1,119 @@
+"""The second model: replicas on one state, each of which may be stopped in any call, for hours.
+
+It is the model of model_check.py with a lease between the replicas. A piece of mischief more is
+that the process is stopped before any effect while another replica goes on and a person asks for
+something; and that the first, when it wakes, meets another fault, or is killed.
+
+    python tests/replica_check.py --states 100000
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from model_check import MODELS, STRIKING, ModelCheck, State, mischief
+from world.checker import Violation
+from world.explore import Cycle, Explorer, Move, Outcome
+from world.faults import POSSIBLE, Fault
+from world.replicas import SharedWorld, Stop
+from world.truth import Truth
+from world.world import HOUR, MINUTE, TOLD
+
+STOPPED = (3 * MINUTE, 20 * MINUTE, 5 * HOUR)
+"""Within the lease; just past it; past everything that retires a key."""
+
+ASKED = ("", "rotate", "revoke", "rollback")
+
+STOPPABLE = TOLD | {"store.claim", "store.renew"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """A process is stopped, and when it goes on, a fault may strike one of its later calls."""
+
+    stop: Stop
+    call: int = -1
+    fault: Fault = Fault.NONE
+
+
+class ReplicaExplorer(Explorer):
+    """Applies these moves as well."""
+
+    def apply(self, truth: Truth, move: Move | Stopped) -> Outcome:
+        if not isinstance(move, Stopped):
+            return super().apply(truth, move)
+        assert isinstance(self.world, SharedWorld)
+        self.world.stop = move.stop
+        try:
+            return super().apply(truth, Cycle(move.call, move.fault))
+        finally:
+            self.world.stop = None
+
+
+class ReplicaCheck(ModelCheck):
+    """Explores one model with replicas. `points` are the calls and what went wrong with each."""
+
+    worlds = SharedWorld
+    explorers = ReplicaExplorer
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.points: Counter[tuple[str, Fault]] = Counter()
+        self.stops = 0
+
+    def _mischief(self, state: State, truth: Truth, calm: Outcome) -> Iterator[Move]:
+        for move in mischief(truth, calm):
+            if isinstance(move, Cycle) and move.call >= 0:
+                self.points[calm.calls[move.call], move.fault] += 1
+            yield move
+        for number, call in enumerate(calm.calls):
+            if call in STOPPABLE:
+                for fault in POSSIBLE[call]:
+                    if fault not in STRIKING:
+                        self.points[call, fault] += 1
+                        yield Cycle(number, fault)
+                yield from self._stops(state, truth, number)
+
+    def _excused(self, state: State, held: Outcome) -> bool:
+        """Or a mint whose process was stopped for minutes and then killed."""
+        return super()._excused(state, held) or held.hold == "interrupted"
+
+    def _stops(self, state: State, truth: Truth, number: int) -> Iterator[Move]:
+        for duration in STOPPED:
+            for asked in ASKED if duration > STOPPED[0] else ASKED[:1]:
+                move = Stopped(Stop(number, duration, asked))
+                self.stops += 1
+                yield move  # type: ignore[misc]
+                if not asked or asked == "rollback":
+                    calls = self._apply(state, truth, move).calls  # type: ignore[arg-type]
+                    yield from self._struck(move.stop, calls)
+
+    def _struck(self, stop: Stop, calls: tuple[str, ...]) -> Iterator[Move]:
+        for number in range(stop.call + 1, len(calls)):
+            if calls[number] in TOLD:
+                for fault in POSSIBLE[calls[number]]:
+                    self.points[calls[number], fault] += 1
+                    yield Stopped(stop, number, fault)  # type: ignore[misc]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--states", type=int, default=20_000, help="distinct states, per model")
+    parser.add_argument("--model", choices=MODELS, action="append")
+    arguments = parser.parse_args()
+    for model in arguments.model or MODELS:
+        check = ReplicaCheck(model)
+        try:
+            print(check.run(arguments.states), f"{check.stops:,} times stopped", flush=True)
+        except Violation as violation:
+            print(f"{model}: {violation}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
