@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus/rekeyd.rules.yml"
 DASHBOARD = json.loads((DEPLOY / "grafana/rekeyd.json").read_text())
-OVERLAYS = ("single", "cronjob")
+OVERLAYS = ("single", "replicas", "cronjob")
 STRANGERS = {"up", "ALERTS", "process_resident_memory_bytes"}
 """What the rules and the dashboard take from Prometheus and its client library."""
 
@@ -148,7 +148,9 @@ def test_kustomize_renders_what_kubernetes_takes(overlay: str) -> None:
 
 
 def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    workload = next(one for one in documents if one["kind"] in {"StatefulSet", "CronJob"})
+    workload = next(
+        one for one in documents if one["kind"] in {"StatefulSet", "Deployment", "CronJob"}
+    )
     spec = workload["spec"]
     template = (
         spec["jobTemplate"]["spec"]["template"] if "jobTemplate" in spec else spec["template"]
@@ -239,3 +241,24 @@ def test_no_overlay_runs_two_daemons_on_one_state() -> None:
     assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
     job = one(resources(DEPLOY / "kubernetes/overlays/cronjob"), "CronJob")["spec"]
     assert job["concurrencyPolicy"] == "Forbid"
+
+
+def test_replicas_differ_from_the_single_daemon_in_their_state_alone() -> None:
+    overlays = DEPLOY / "kubernetes/overlays"
+    replicas = resources(overlays / "replicas")
+    single, several = pod(resources(overlays / "single")), pod(replicas)
+    (alone,), (shared,) = single.pop("containers"), several.pop("containers")
+    mounts = {one["mountPath"] for one in shared.pop("volumeMounts")}
+    assert mounts == {one["mountPath"] for one in alone.pop("volumeMounts")} - {
+        "/var/lib/rekeyd"
+    } | {"/run/database"}
+    assert shared == alone
+    assert one(replicas, "Deployment")["spec"]["replicas"] > 1
+    assert one(replicas, "PodDisruptionBudget")["spec"]["minAvailable"] == 1
+
+    settings = load(overlays / "replicas/rekeyd.yaml")
+    assert settings.state_is_shared
+    state = set(re.findall(r"=(/[^&]+)/[^/&]+", settings.state))
+    assert state == {"/run/database"}
+    base = load(DEPLOY / "kubernetes/base/rekeyd.yaml")
+    assert settings.model_copy(update={"state": base.state}) == base

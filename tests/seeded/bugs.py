@@ -422,4 +422,33 @@ BUGS = (
         "STALE = 60.0",
         "STALE = 1e9",
     ),
+    # Replicas
+    bug(
+        "the lease is not checked before a sink is written",
+        "replicas",
+        "perform",
+        "        who.store.renew(who.name)\n",
+        "",
+    ),
+    bug(
+        "the lease is not checked before a request to IAM is sent",
+        "aws",
+        "aws",
+        "        self._may_act()\n",
+        "        pass\n",
+    ),
+    bug(
+        "a replica that slept in a put says nothing of it",
+        "model of replicas: a write-only sink",
+        "perform",
+        'who.store.ask(who.name, Request("redeliver", mark))',
+        "pass",
+    ),
+    bug(
+        "a look claims nothing",
+        "model of replicas: one sink",
+        "reconcile",
+        "                self.who.store.claim(self.who.name)\n",
+        "",
+    ),
 )

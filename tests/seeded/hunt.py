@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from model_check import ModelCheck
+from replica_check import ReplicaCheck
 from world import MINUTE, Violation
 from world.enumeration import Enumeration
 from world.scenarios import SCENARIOS, expected_holds, name, prepared
 
 STATES = 15_000
+REPLICA_STATES = 1_500
 TESTS = Path(__file__).parent.parent
 
 
@@ -25,6 +27,9 @@ def hunt(check: str) -> str | None:
                 return _enumerate(detail, late=kind == "crash late")
             case "model":
                 ModelCheck(detail).run(STATES)
+                return None
+            case "model of replicas":
+                ReplicaCheck(detail).run(REPLICA_STATES)
                 return None
             case _:
                 return _tests(kind)
