@@ -36,6 +36,24 @@ class Postgres:
     def stop(self) -> None:
         self._run("pg_ctl", "-w", "-D", "data", "-m", "immediate", "stop")
 
+    def ask_for_certificates(self, user: str, certificate: Path, key: Path) -> None:
+        """Serve TLS with a certificate, and let this user in with one that it has signed alone."""
+        data = self.folder / "data"
+        for source, name in ((certificate, "tls.crt"), (key, "tls.key")):
+            target = data / name
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o600)
+            if os.geteuid() == 0:
+                os.chown(target, NOBODY, NOBODY)
+        rules = data / "pg_hba.conf"
+        rules.write_text(f"hostssl all {user} 127.0.0.1/32 cert\n" + rules.read_text())
+        with (data / "postgresql.conf").open("a") as settings:
+            for name, file in (("cert", "crt"), ("key", "key"), ("ca", "crt")):
+                settings.write(f"ssl_{name}_file = 'tls.{file}'\n")
+            settings.write("ssl = on\n")
+        self.stop()
+        self.start()
+
     def _run(self, program: str, *arguments: str) -> None:
         identity = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
         output = self.folder / "output"

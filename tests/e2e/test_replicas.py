@@ -21,6 +21,7 @@ from rekeyd.model import Custody, Intent, Pair, Request
 from rekeyd.ports import Event
 from rekeyd.postgres import LEASE, PostgresStore
 from rekeyd.view import Status
+from test_http import certificate
 
 pytestmark = pytest.mark.e2e
 
@@ -145,6 +146,26 @@ def test_a_server_that_refuses_us_is_told_apart_from_one_out_of_reach(server, ol
 
     with pytest.raises(kind, match=r"postgresql://127\.0\.0\.1:\d+/"):
         PostgresStore(address)
+
+
+def test_a_certificate_takes_the_place_of_a_password(server, url, tmp_path):
+    """With its key as Kubernetes mounts it: root's, and readable for its group."""
+    tls = certificate(tmp_path, "certified")
+    key = Path(tls.key_file)
+    sql(url, "create role certified login")
+    sql(url, "grant all on schema public to certified")
+    server.ask_for_certificates("certified", Path(tls.cert_file), key)
+    key.chmod(0o440)
+    proof = f"sslmode=verify-full&sslrootcert={tls.cert_file}&sslcert={tls.cert_file}&sslkey={key}"
+    address = f"postgresql://certified@localhost:{server.port}/rekeyd?hostaddr=127.0.0.1&{proof}"
+
+    with closing(opened(address)) as store:
+        store.claim("backup_user")
+        store.save("backup_user", FULL)
+        assert store.load("backup_user") == FULL
+        assert store.place == f"postgresql://localhost:{server.port}/rekeyd"
+    with pytest.raises(Misconfigured, match=r"does not let rekeyd in: .*certificate"):
+        PostgresStore(address.partition("&sslcert")[0])
 
 
 def test_an_address_that_is_none_is_one_clear_line():
