@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PLAIN := .cache/plain
 # Extras stay in the locks: without them, pip may take a release newer than the pinned one for the
 # name with its extras, and then refuses it as it has no hash.
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --no-strip-extras --generate-hashes --no-header --universal --python-version 3.11
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := bin/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .PHONY: help run test e2e bench check proof mutants soak lock clean
@@ -26,11 +27,9 @@ e2e: $(VENV)/.test ## what needs root and Debian packages: systemd, containers, 
 	@tests/e2e/packages.sh
 	@$(BIN)/python -m pytest -m e2e --timeout 900 --durations 10 tests/e2e
 
-bench: $(VENV)/.test ## the figures, beside their references, in one table
-	@test -x .cache/plain/bin/rekeyd || { $(PYTHON) -m venv .cache/plain; \
-		.cache/plain/bin/python -m pip install --quiet --require-hashes -r deploy/lock/demo.txt; \
-		.cache/plain/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .; }
-	@$(BIN)/python tests/bench.py .cache/plain/bin/python
+bench: $(VENV)/.test $(PLAIN)/.installed ## the figures, beside their references, in one table
+	@$(PLAIN)/$(PIP) --no-deps --no-build-isolation --force-reinstall .
+	@$(BIN)/python tests/bench.py $(PLAIN)/bin/python
 
 check: $(VENV)/.test ## lint, types, floors, dependencies, docs
 	@$(BIN)/ruff format --check --quiet daemon tests
@@ -71,11 +70,17 @@ $(VENV)/.venv:
 
 $(VENV)/.run: deploy/lock/demo.txt pyproject.toml | $(VENV)/.venv
 	@echo "installing rekeyd and an embedded AWS into $(VENV)"
-	@$(PIP) --require-hashes -r deploy/lock/demo.txt
-	@$(PIP) --no-deps --no-build-isolation -e .
+	@$(VENV)/$(PIP) --require-hashes -r deploy/lock/demo.txt
+	@$(VENV)/$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+# As users install it: the test tools make imports slower.
+$(PLAIN)/.installed: deploy/lock/demo.txt
+	@$(PYTHON) -m venv $(PLAIN)
+	@$(PLAIN)/$(PIP) --require-hashes -r deploy/lock/demo.txt
 	@touch $@
 
 $(VENV)/.test: tests/lock.txt $(VENV)/.run
 	@echo "installing the tools for tests and checks into $(VENV)"
-	@$(PIP) --require-hashes -r tests/lock.txt
+	@$(VENV)/$(PIP) --require-hashes -r tests/lock.txt
 	@touch $@
