@@ -6,10 +6,11 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 
 from processes import running
-from rekeyd.commands import ago, event_line
+from rekeyd.commands import ago, event_line, say, table
 from rekeyd.ports import Event
 
 PROVISIONED = {
@@ -219,12 +220,13 @@ def test_a_user_made_anew_is_adopted_by_its_id(rekeyd, aws, config):
 # plan, status and history
 
 
-def test_plan_names_the_step_and_its_rule_and_changes_nothing(rekeyd, aws):
+def test_plan_names_each_step_and_its_rule_up_to_the_first_effect_and_changes_nothing(rekeyd, aws):
     done = rekeyd("plan", "--json")
 
     assert done.code == 0
     assert [(p["identity"], p["rule"], p["step"]) for p in done.json["plan"]] == [
-        ("backup_user", "guard", "record")
+        ("backup_user", "guard", "record"),
+        ("backup_user", "mint", "mint"),
     ]
     assert aws.keys() == {}
     assert "guard" in rekeyd("plan").out
@@ -308,7 +310,7 @@ def test_check_says_plainly_what_a_store_lacks(rekeyd, proxy, config):
     done = rekeyd("check")
 
     assert done.code == 0
-    assert "backup_user: what IAM can tell" in done.out
+    assert "✓ what IAM can tell: not all" in done.out
     assert "! this store does not say when a key was last used" in done.out
     [told] = [c for c in rekeyd("check", "--json").json["checks"] if c["notes"]]
     assert told["check"] == "what IAM can tell"
@@ -474,3 +476,42 @@ def test_an_event_of_an_unknown_outcome_is_shown_too():
     event = Event(datetime.now(UTC), "backup_user", "request", "rotate", "asked", "by hand")
 
     assert "· rotate" in event_line(event)
+
+
+LONG = "one two three four five six seven eight nine ten"
+
+
+@pytest.fixture
+def terminal(monkeypatch, capsys):
+    """Return what makes standard output a terminal of 40 columns, or none."""
+    monkeypatch.setenv("COLUMNS", "40")
+    return lambda there=True: monkeypatch.setattr("sys.stdout.isatty", lambda: there)
+
+
+def test_a_text_keeps_to_its_place_on_a_terminal(terminal, capsys):
+    terminal()
+    said = table(("WHO", "WHAT"), [("somebody", LONG), ("nobody", "")])
+    assert click.unstyle(said).splitlines() == [
+        "WHO       WHAT",
+        "somebody  one two three four five six",
+        "          seven eight nine ten",
+        "nobody",
+    ]
+
+    say(f"{LONG}\nanother", f"{LONG} eleven", lead="  ✗ ")
+    assert capsys.readouterr().out.splitlines() == [
+        "  ✗ one two three four five six seven",
+        "    eight nine ten",
+        "    another",
+        "    → one two three four five six seven",
+        "      eight nine ten eleven",
+    ]
+
+
+def test_a_text_is_left_alone_where_no_terminal_shows_it_or_it_has_no_room(terminal):
+    terminal()
+    lead = "somebody with a long name: "
+    assert table(("", ""), [(lead, LONG)]).endswith(f"{lead}  {LONG}")
+
+    terminal(there=False)
+    assert table(("", ""), [("", LONG)]).endswith(f"  {LONG}")

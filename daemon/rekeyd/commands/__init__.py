@@ -1,8 +1,11 @@
 """What the commands do, and how they show it: tables for people, one JSON document for programs."""
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import Any
 
 import click
@@ -11,16 +14,44 @@ from rekeyd.ports import Event
 
 MARKS = {"done": ("✓", "green"), "retry": ("…", "yellow"), "refused": ("✗", "red")}
 
+NARROWEST = 20
+"""Characters that a text gets beside what stands before it; a terminal breaks it below that."""
+
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lay rows out in columns as wide as they need to be, without trailing blanks."""
+    """Lay rows out in columns as wide as they need to be; the last one fits the terminal."""
     lines = [list(headings), *(list(row) for row in rows)]
-    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(headings))]
+    widths = [max(len(click.unstyle(line[i])) for line in lines) for i in range(len(headings) - 1)]
     shown = []
-    for line in lines:
-        cells = [c + " " * (w - len(click.unstyle(c))) for c, w in zip(line, widths, strict=True)]
-        shown.append("  ".join(cells).rstrip())
+    for *cells, last in lines:
+        padded = [c + " " * (w - len(click.unstyle(c))) for c, w in zip(cells, widths, strict=True)]
+        shown.append(hanging("".join(f"{cell}  " for cell in padded), last).rstrip())
     return "\n".join([click.style(shown[0], bold=True), *shown[1:]])
+
+
+def hanging(lead: str, text: str, *, err: bool = False) -> str:
+    """Put a text behind its lead; on a terminal its further lines begin below its first."""
+    indent = len(click.unstyle(lead))
+    room = get_terminal_size().columns - indent
+    stream = sys.stderr if err else sys.stdout
+    if not stream.isatty() or room < NARROWEST:
+        return lead + text
+    lines = [piece for line in text.splitlines() for piece in _wrapped(line, room)]
+    return lead + f"\n{' ' * indent}".join(lines)
+
+
+def _wrapped(line: str, room: int) -> list[str]:
+    if len(click.unstyle(line)) <= room:
+        return [line]
+    return wrap(line, room, break_long_words=False, break_on_hyphens=False)
+
+
+def say(what: str, do: str = "", *, lead: str = "", err: bool = False) -> None:
+    """Say what happened and, below it, what to do."""
+    click.echo(hanging(lead, what, err=err), err=err)
+    if do:
+        indent = " " * (len(lead) - len(lead.lstrip()))
+        click.echo(hanging(f"{indent}  → ", do, err=err), err=err)
 
 
 def ago(instant: datetime | None, now: datetime | None = None) -> str:
@@ -44,7 +75,7 @@ def event_line(event: Event, *, named: bool = True) -> str:
     mark, colour = MARKS.get(event.outcome, ("·", "white"))
     name = f"{event.identity}  " if named else ""
     step = click.style(f"{mark} {event.step:<10}", fg=colour)
-    return f"{event.at.astimezone():%H:%M:%S}  {name}{step}  {event.detail}"
+    return hanging(f"{event.at.astimezone():%H:%M:%S}  {name}{step}  ", event.detail)
 
 
 def print_json(document: Any) -> None:

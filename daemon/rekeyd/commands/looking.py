@@ -1,26 +1,26 @@
 """`plan`, `status`, `history` and `check`: they look, and change nothing."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 import click
 
 from rekeyd.assemble import Workshop, fit_sealer, state_to_look_at
-from rekeyd.commands import ago, event_line, print_json, table
+from rekeyd.commands import ago, event_line, print_json, say, table
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import document
 from rekeyd.errors import Refused, RekeydError
 from rekeyd.exits import DONE, FAILED, HELD, exit_code
-from rekeyd.model import Custody
+from rekeyd.model import Custody, Snapshot, Timing
 from rekeyd.observe import look
 from rekeyd.ports import Identity
 from rekeyd.rules import plan as decide
 from rekeyd.state import State
-from rekeyd.steps import Hold
-from rekeyd.view import Status, describe, sentence
+from rekeyd.steps import Decision, Record
+from rekeyd.view import Status, describe
 
 
 def workshop(settings: Settings, store: State) -> Workshop:
@@ -36,35 +36,42 @@ def _kms(settings: Settings) -> Any:
 
 def plan(settings: Settings, as_json: bool) -> int:
     """Look at each identity and print its next step. Returns 3 when one is on hold."""
-    rows, documents, worst = [], [], DONE
+    told: list[dict[str, Any]] = []
     with state_to_look_at(settings) as store:
         shop = workshop(settings, store)
         for identity in settings.identities:
             who = shop.build(identity)
-            snapshot = look(who)
-            decision = decide(snapshot, who.timing)
-            status = describe(who.name, snapshot, decision, who.timing)
-            if isinstance(decision.step, Hold):
-                worst = HELD
-            rows.append((who.name, decision.rule, sentence(decision.step)))
-            documents.append(
-                {
-                    "identity": who.name,
-                    "rule": decision.rule,
-                    "step": type(decision.step).__name__.lower(),
-                    "what": sentence(decision.step),
-                    "do": status.hold.do if status.hold else None,
-                    "next_rotation": status.next_rotation,
-                }
-            )
+            told += (_foreseen(who, *pair) for pair in _steps(look(who), who.timing))
     if as_json:
-        print_json({"plan": documents})
+        print_json({"plan": told})
     else:
+        rows = [(one["identity"], one["rule"], one["what"]) for one in told]
         click.echo(table(("IDENTITY", "RULE", "NEXT STEP"), rows))
-        for told in documents:
-            if told["do"]:
-                click.echo(f"\n{told['identity']}: {told['do']}")
-    return worst
+        for one in told:
+            if one["do"]:
+                click.echo()
+                say(one["do"], lead=f"{one['identity']}: ")
+    return HELD if any(one["step"] == "hold" for one in told) else DONE
+
+
+def _steps(snapshot: Snapshot, timing: Timing) -> Iterator[tuple[Snapshot, Decision]]:
+    """Decide, and when that only notes a fact decide what follows, up to what reaches outside."""
+    decision = decide(snapshot, timing)
+    yield snapshot, decision
+    if isinstance(decision.step, Record):
+        yield from _steps(replace(snapshot, custody=decision.step.custody), timing)
+
+
+def _foreseen(who: Identity, snapshot: Snapshot, decision: Decision) -> dict[str, Any]:
+    status = describe(who.name, snapshot, decision, who.timing)
+    return {
+        "identity": who.name,
+        "rule": decision.rule,
+        "step": type(decision.step).__name__.lower(),
+        "what": status.message,
+        "do": status.hold.do if status.hold else None,
+        "next_rotation": status.next_rotation,
+    }
 
 
 def status(settings: Settings, as_json: bool) -> int:
@@ -87,36 +94,43 @@ def _show_statuses(statuses: list[Status], unknown: list[str]) -> None:
             click.style(one.stage, fg="red" if one.hold else "yellow" if one.failing else "green"),
             one.current.key if one.current else "-",
             ago(one.current.created) if one.current else "-",
-            ago(one.next_rotation),
-            f"{sum(s.current for s in one.sinks)} of {len(one.sinks)}",
+            _due(one),
+            f"{sum(s.current for s in one.sinks)} of {len(one.sinks)}" if one.sinks else "-",
             ago(one.at),
         )
         for one in statuses
     ]
     rows += [(name, "never looked at", "-", "-", "-", "-", "-") for name in unknown]
-    headings = ("IDENTITY", "STAGE", "KEY", "MADE", "NEXT ROTATION", "SINKS CURRENT", "LOOKED")
+    headings = ("IDENTITY", "STAGE", "KEY", "MADE", "NEXT ROTATION", "SINKS", "LOOKED")
     click.echo(table(headings, rows))
     for one in statuses:
-        for line in _remarks(one):
-            click.echo(f"\n{one.identity}: {line}")
+        for what, do in _remarks(one):
+            click.echo()
+            say(what, do, lead=f"{one.identity}: ")
 
 
-def _remarks(one: Status) -> Iterator[str]:
+def _due(one: Status) -> str:
+    overdue = one.next_rotation and one.next_rotation <= datetime.now(UTC)
+    return "due" if overdue else ago(one.next_rotation)
+
+
+def _remarks(one: Status) -> Iterator[tuple[str, str]]:
+    """Tell what a line of the table has no room for, and what to do about it."""
     if one.hold:
-        yield f"{one.hold.what}\n  → {one.hold.do}"
+        yield one.hold.what, one.hold.do
     elif one.failing:
-        yield f"{one.failing} (again {ago(one.retry_at)})"
+        yield f"{one.failing} (again {ago(one.retry_at)})", ""
     elif one.asked:
-        yield "a rotation was asked for, and begins when IAM has room for another key"
+        yield "a rotation was asked for, and begins when IAM has room for another key", ""
     for sink in one.sinks:
         if not sink.current:
-            yield f"sink {sink.name} does not hold the current pair" + (
-                f": {sink.problem}" if sink.problem else ""
-            )
+            why = f": {sink.problem}" if sink.problem else ""
+            yield f"sink {sink.name} does not hold the current pair{why}", ""
     for key in one.keys:
         if key.state != "current":
             used = f", last used {ago(key.last_used)}" if key.last_used else ""
-            yield f"{key.state} key {key.key}, {'active' if key.active else 'inactive'}{used}"
+            activity = "active" if key.active else "inactive"
+            yield f"{key.state} key {key.key}, {activity}{used}", ""
 
 
 def history(settings: Settings, identity: str | None, lines: int, as_json: bool) -> int:
@@ -221,17 +235,15 @@ def _try(
 
 def _show_checks(settings: Settings, results: list[dict[str, Any]]) -> None:
     good, bad = click.style("✓", fg="green"), click.style("✗", fg="red")
-    source = f"{len(settings.identities)} identities, state {Path(settings.state)}"
-    rows = [("configuration", f"{good} {source}")]
-    for r in results:
-        what = f"{r['identity']}: {r['check']}" if r["identity"] else r["check"]
-        rows.append((what, f"{good} {_fine(r)}" if r["ok"] else f"{bad} {r['problem']}"))
-    click.echo(table(("CHECK", "RESULT"), rows))
+    counted = len(settings.identities)
+    say(f"configuration: {counted} {'identity' if counted == 1 else 'identities'}", lead=f"{good} ")
+    for identity, trials in groupby(results, lambda r: str(r["identity"])):
+        if identity:
+            click.echo("\n" + click.style(identity, bold=True))
+        for r in trials:
+            problem = f": {r['problem']}" if r["problem"] else ": not all" if r["notes"] else ""
+            mark = good if r["ok"] else bad
+            say(f"{r['check']}{problem}", r["do"], lead=f"{'  ' * bool(identity)}{mark} ")
     for note in dict.fromkeys(note for r in results for note in r["notes"]):
-        click.echo(f"{click.style('!', fg='yellow')} {note}")
-    for do in dict.fromkeys(r["do"] for r in results if r["do"]):
-        click.echo(f"→ {do}")
-
-
-def _fine(result: dict[str, Any]) -> str:
-    return "not all, see below" if result["notes"] else "ok"
+        click.echo()
+        say(note, lead=click.style("! ", fg="yellow"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from rekeyd.assemble import Workshop, notifier, open_store
-from rekeyd.commands import event_line, print_json
+from rekeyd.commands import event_line, print_json, say
 from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Permanent, RekeydError
@@ -40,7 +40,7 @@ class Follower:
     def __init__(self, store: State, name: str, kind: str | None, since: int) -> None:
         self.name = name
         self.code: int | None = None
-        self.note = ""
+        self.note = self.do = ""
         self.kind = kind
         self._store = store
         self._before = store.published().get(name)
@@ -83,7 +83,7 @@ class Follower:
         if not (self._granted or blind):
             return
         if status.hold:
-            self.code, self.note = HELD, f"on hold: {status.hold.what}\n  → {status.hold.do}"
+            self.code, self.note, self.do = HELD, status.hold.what, status.hold.do
         elif self.kind == "revoke" and self._delivered and status.stage == "resting":
             self.code = DONE if len(status.keys) < 2 else None
         elif status.asked and status.stage == "resting":
@@ -225,12 +225,19 @@ def _show(followers: Iterable[Follower], as_json: bool) -> list[Event]:
 def _conclude(followers: list[Follower], told: list[Event], as_json: bool) -> int:
     if as_json:
         outcome = [
-            {"identity": one.name, "exit": one.code, "note": one.note or None} for one in followers
+            {
+                "identity": one.name,
+                "exit": one.code,
+                "note": one.note or None,
+                "do": one.do or None,
+            }
+            for one in followers
         ]
         print_json({"outcome": outcome, "events": [asdict(event) for event in told]})
     else:
         for one in followers:
             if one.note:
-                click.echo(f"{one.name}: {one.note}", err=True)
+                held = "on hold: " if one.code == HELD else ""
+                say(one.note, one.do, lead=f"{one.name}: {held}", err=True)
     codes = [one.code or DONE for one in followers]
     return next((code for code in (FAILED, HELD, UNREACHABLE) if code in codes), DONE)
