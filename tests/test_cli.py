@@ -62,6 +62,52 @@ def test_the_completion_script_is_printed(shell):
     assert "_REKEYD_COMPLETE" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("rekeyd ro", ["rotate", "rollback"]),
+        ("rekeyd rotate ", ["backup_user"]),
+        ("rekeyd rotate --re", ["--revoke-now"]),
+        ("rekeyd -c {path} rollback b", ["backup_user"]),
+        ("rekeyd history --config {path} ", ["backup_user"]),
+        ("rekeyd adopt c", []),
+        ("rekeyd -c /nowhere rotate ", []),
+    ],
+)
+def test_a_shell_completes_commands_options_and_identities(
+    rekeyd, config, monkeypatch, typed, offered
+):
+    words = typed.format(path=config.path)
+    monkeypatch.setenv("_REKEYD_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+
+    done = rekeyd()
+
+    assert (done.code, done.err) == (0, "")
+    assert sorted(line.removeprefix("plain,") for line in done.out.split()) == sorted(offered)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["history", "-n", "0"],
+        ["rotate", "--wait", "-1"],
+        ["rotate", "--wait", "soon"],
+        ["demo", "--rotations", "-1"],
+        ["policy", "nobody"],
+        ["rollback"],
+        ["status", "backup_user"],
+        ["rotaet"],
+    ],
+)
+def test_what_cannot_be_meant_is_wrong_usage(rekeyd, typed):
+    done = rekeyd(*typed)
+
+    assert (done.code, done.out) == (2, "")
+    assert "Error: " in done.err
+
+
 def test_rotate_makes_a_pair_by_itself_and_shows_each_step(rekeyd, aws, config):
     done = rekeyd("rotate")
 
@@ -89,8 +135,7 @@ def test_help_fits_a_terminal_of_80_columns_and_keeps_its_lines(rekeyd, monkeypa
 
     assert "\\b" not in shown
     assert "..." not in shown.replace("]...", "")
-    if command != ["credentials"]:  # it formats its own, without click
-        assert max(map(len, shown.splitlines())) <= 80
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_ctrl_c_finishes_what_has_begun_and_says_how_it_goes_on(aws, config, proxy):

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
@@ -60,9 +61,29 @@ def _config_option(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _wait_option(seconds: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+Decorator = Callable[[Callable[..., None]], Callable[..., None]]
+
+
+def _number_option(*names: str, least: int = 0, **given: Any) -> Decorator:
+    return click.option(*names, type=click.IntRange(least), show_default=True, **given)
+
+
+def _wait_option(seconds: int) -> Decorator:
     told = "How long to follow it."
-    return click.option("--wait", default=seconds, show_default=True, metavar="SECONDS", help=told)
+    return _number_option("--wait", default=seconds, metavar="SECONDS", help=told)
+
+
+def _identity_argument(name: str, **given: Any) -> Decorator:
+    """Take names of identities, which a shell completes from the configuration."""
+
+    def complete(context: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+        with suppress(RekeydError):
+            path = context.params.get("own_config") or context.find_root().params.get("config")
+            known = [identity.name for identity in load(path).identities]
+            return [name for name in known if name.startswith(incomplete)]
+        return []
+
+    return click.argument(name, shell_complete=complete, **given)
 
 
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -72,6 +93,9 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Print one J
 @_config_option
 def run(path: Path | None) -> None:
     """Run the daemon.
+
+    \b
+      rekeyd check && rekeyd run
 
     \b
     SIGUSR1  rotate every identity now
@@ -105,7 +129,7 @@ def provision(path: Path | None, *, dry_run: bool, take_over: bool, as_json: boo
 
 
 @cli.command()
-@click.argument("identities", nargs=-1, metavar="[IDENTITY]...")
+@_identity_argument("identities", nargs=-1, metavar="[IDENTITY]...")
 @click.option("--due", is_flag=True, help="Only what is due: for cron and Kubernetes CronJobs.")
 @click.option("--revoke-now", is_flag=True, help="The key has leaked: no overlap, no grace.")
 @_wait_option(300)
@@ -141,7 +165,7 @@ def rotate(
 
 
 @cli.command()
-@click.argument("identity")
+@_identity_argument("identity")
 @_wait_option(300)
 @_json_option
 @_config_option
@@ -162,7 +186,7 @@ def rollback(path: Path | None, *, identity: str, wait: int, as_json: bool) -> N
 
 
 @cli.command()
-@click.argument("identity")
+@_identity_argument("identity")
 @click.argument("key_id", metavar="KEY_ID")
 @_wait_option(60)
 @_json_option
@@ -191,6 +215,10 @@ def plan(path: Path | None, *, as_json: bool) -> None:
     """Show the next step of each identity; change nothing.
 
     And which rule says so, by a fresh look at IAM and at every sink.
+
+    \b
+      rekeyd plan
+      rekeyd plan --json | jq -r '.plan[].what'
     """
     from rekeyd.commands import looking  # noqa: PLC0415
 
@@ -215,8 +243,8 @@ def status(path: Path | None, *, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("identity", required=False)
-@click.option("-n", "--lines", default=50, show_default=True, help="How many of the newest.")
+@_identity_argument("identity", required=False)
+@_number_option("-n", "--lines", least=1, default=50, metavar="N", help="How many of the newest.")
 @_json_option
 @_config_option
 def history(path: Path | None, *, identity: str | None, lines: int, as_json: bool) -> None:
@@ -286,15 +314,17 @@ def credentials(file: str) -> None:
 
 
 @cli.command()
-@click.option(
-    "--rotations", default=3, show_default=True, metavar="N", help="How many; 0 = until stopped."
-)
+@_number_option("--rotations", default=3, metavar="N", help="How many; 0 = until stopped.")
 @click.option("--keep", is_flag=True, help="Leave the demo's folder behind.")
 def demo(*, rotations: int, keep: bool) -> None:
     """Show it: an embedded AWS, the real daemon, N rotations.
 
     A user is provisioned, and each step is shown as it happens. Ends by itself; touches nothing but
     a folder of its own.
+
+    \b
+      rekeyd demo                  about half a minute
+      rekeyd demo --rotations 0    until Ctrl-C
     """
     from rekeyd import demo as show  # noqa: PLC0415
 
@@ -321,9 +351,9 @@ def main() -> NoReturn:
     except click.Abort:
         sys.exit(INTERRUPTED)
     except RekeydError as error:
-        click.echo(f"rekeyd: {error}", err=True)
-        if error.do:
-            click.echo(f"  → {error.do}", err=True)
+        from rekeyd.commands import say  # noqa: PLC0415
+
+        say(str(error), error.do, lead="rekeyd: ", err=True)
         sys.exit(exit_code(error))
     except BrokenPipeError:
         sys.stderr.close()

@@ -25,19 +25,21 @@ LONGEST = 43_200
 HELP = f"""\
 Usage: rekeyd credentials [--expires-in SECONDS] FILE
 
-  Print the pair of a `credential_process` sink's FILE as AWS SDKs and the AWS CLI want it. They run
-  this by themselves, again and again, and so change to a new pair without a restart. In
-  ~/.aws/config of the user that backups run as:
+  Print the pair of a `credential_process` sink's FILE as AWS SDKs and the AWS
+  CLI want it. They run this by themselves, again and again, and so change to a
+  new pair without a restart. In ~/.aws/config of the user that backups run as:
 
       [profile backup]
       credential_process = /usr/bin/rekeyd credentials /srv/backup/pair.json
 
-  The rotation's `overlap` must be longer than SECONDS: so long may a consumer use the older pair.
+  The rotation's `overlap` must be longer than SECONDS: so long may a consumer
+  use the older pair.
 
 Options:
-  --expires-in SECONDS  When SDKs ask again at the latest; {EXPIRES_IN} if left out. boto3 and the
-                        AWS CLI ask 15 minutes before: at 900 or less, for every request.
-  --help                Show this message and exit.
+  --expires-in SECONDS  When SDKs ask again at the latest; {EXPIRES_IN} if left out.
+                        boto3 and the AWS CLI ask 15 minutes before: at 900 or
+                        less, for every request.
+  -h, --help            Show this message and exit.
 """
 
 
