@@ -27,7 +27,10 @@ ROOT = """<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-0
 def refused_start(path):
     """Start a daemon that cannot run; return its exit code and what it said."""
     daemon = Daemon(path)
-    return daemon.ended(), daemon.log
+    code = daemon.ended()
+    assert "backups go on with the pairs they have" in daemon.log
+    assert "  → " in daemon.log
+    return code, daemon.log
 
 
 # Configuration
@@ -203,8 +206,15 @@ def folder(config):
     return config.folder / "folder"
 
 
-@pytest.mark.parametrize("place", [no_folder, link, folder])
-def test_nothing_is_made_for_a_sink_that_cannot_be_written(rekeyd, aws, config, place):
+@pytest.mark.parametrize(
+    ("place", "advised"),
+    [
+        (no_folder, "; make it"),
+        (link, "; name the real file"),
+        (folder, "; name a file of its own"),
+    ],
+)
+def test_nothing_is_made_for_a_sink_that_cannot_be_written(rekeyd, aws, config, place, advised):
     path = place(config)
     config(sinks=[{"type": "aws_credentials", "path": str(path)}])
 
@@ -213,6 +223,7 @@ def test_nothing_is_made_for_a_sink_that_cannot_be_written(rekeyd, aws, config, 
     assert done.code == 3
     assert f"{path}" in done.err
     assert "no key is made or retired" in done.err
+    assert advised in done.err
     assert aws.keys() == {}
     assert rekeyd("check").code == 1
     assert rekeyd("status").code == 3

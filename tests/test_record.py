@@ -68,7 +68,7 @@ def test_a_refusal_is_a_hold_until_the_next_look(recorder, store, metrics):
 
     status = recorder.statuses["backup_user"]
     assert (status.stage, status.hold) == ("on hold", Hold("permission", "no right", "grant it"))
-    assert status.failing == "no right. grant it"
+    assert status.failing == "no right; grant it"
     assert store.published()["backup_user"] == status
     assert count(metrics, "failed") == 1
     recorder.saw(WHO, LOOK, RESTING)

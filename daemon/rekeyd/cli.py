@@ -15,6 +15,11 @@ from rekeyd.errors import RekeydError
 from rekeyd.exits import FAILED, INTERRUPTED, exit_code
 from rekeyd.model import Request
 
+NOT_RUNNING = (
+    "this rekeyd does nothing until that is mended; backups go on with the pairs they have"
+)
+"""What a daemon that cannot start means for the backups."""
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="rekeyd %(version)s")
@@ -105,7 +110,11 @@ def run(path: Path | None) -> None:
     """
     from rekeyd import service  # noqa: PLC0415
 
-    sys.exit(service.run(path))
+    try:
+        sys.exit(service.run(path))
+    except RekeydError as error:
+        error.args = (f"{error}\n{NOT_RUNNING}",)
+        raise
 
 
 @cli.command()

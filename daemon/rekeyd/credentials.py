@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
         path, seconds = _usage(arguments)
         key_id, secret = _read(path)
     except RekeydError as error:
-        sys.stderr.write(f"rekeyd: {error}; {error.do}\n")
+        sys.stderr.write(f"rekeyd: {error.in_full}\n")
         codes: dict[type[RekeydError], int] = {Transient: 75, Misconfigured: 78, Permanent: 2}
         return codes[type(error)]
     sys.stdout.write(document(key_id, secret, _instant(time.time() + seconds)))

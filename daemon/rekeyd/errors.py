@@ -12,6 +12,11 @@ class RekeydError(Exception):
         super().__init__(message)
         self.do = do
 
+    @property
+    def in_full(self) -> str:
+        """What happened and what to do, on one line."""
+        return f"{self}; {self.do}" if self.do else str(self)
+
 
 class Transient(RekeydError):
     """Something could not be reached or done just now. Nothing is lost; try again later."""

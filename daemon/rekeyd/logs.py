@@ -137,7 +137,7 @@ class _Exceptions:
 
 def _in_words(error: BaseException) -> str:
     if isinstance(error, RekeydError):
-        return f"{error}; {error.do}" if error.do else str(error)
+        return error.in_full
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 

@@ -57,7 +57,7 @@ def _view(sink: Sink, custody: Custody, minting: bool) -> SinkView:
             return SinkView(sink.name, custody.ledger.get(sink.mark))
         held = sink.read()
     except RekeydError as error:
-        return SinkView(sink.name, problem=str(error))
+        return SinkView(sink.name, problem=error.in_full)
     if held is None:
         return SinkView(sink.name)
     prints = {p.fingerprint for p in custody.pairs if p.key_id == held.key_id and p.fingerprint}

@@ -86,7 +86,8 @@ class Recorder:
         if decision.rule == "verify" and isinstance(decision.step, Record):
             self._metrics.rotation(identity, "failed")
         self._event(identity, decision.rule, step, "done", detail)
-        self._log.info(step, identity=identity, rule=decision.rule, detail=detail, seconds=seconds)
+        took = round(seconds, 3)
+        self._log.info(step, identity=identity, rule=decision.rule, detail=detail, seconds=took)
         if isinstance(decision.step, Record):
             self._see_again(identity, decision.step.custody)
 
@@ -116,12 +117,13 @@ class Recorder:
         )
         reason = getattr(error, "reason", None)
         hold = Hold(reason, str(error), error.do) if reason else None
-        failing = f"{error}. {error.do}" if error.do else str(error)
         retry_at = now + timedelta(seconds=retry)
         stage = "on hold" if hold else "failing"
         if isinstance(error, Propagating):
             stage = before.stage
-        self._publish(replace(before, stage=stage, hold=hold, failing=failing, retry_at=retry_at))
+        self._publish(
+            replace(before, stage=stage, hold=hold, failing=error.in_full, retry_at=retry_at)
+        )
 
     def rotated(self, identity: str) -> None:
         self._metrics.rotation(identity, "delivered")
@@ -129,7 +131,7 @@ class Recorder:
         self._log.info("rotated", identity=identity)
 
     def granted(self, identity: str, kind: str, refusal: RekeydError | None) -> None:
-        detail = f"{refusal}; {refusal.do}" if refusal else f"{kind} was asked for"
+        detail = refusal.in_full if refusal else f"{kind} was asked for"
         self._event(identity, "request", kind, "refused" if refusal else "done", detail)
         self._log.info("request", identity=identity, kind=kind, refused=refusal and str(refusal))
 

@@ -103,7 +103,7 @@ BUGS = (
         "a sink that cannot be read counts as one that does without",
         "crash: foreign",
         "observe",
-        "return SinkView(sink.name, problem=str(error))",
+        "return SinkView(sink.name, problem=error.in_full)",
         "return SinkView(sink.name)",
     ),
     bug(
