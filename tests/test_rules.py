@@ -346,9 +346,11 @@ class TestVerify:
         assert decide(self.young(HOUR, refused=ago(HOUR))).step == Verify(NEW)
 
     def test_a_key_that_never_worked_is_given_up_for_the_one_that_did(self) -> None:
-        old, new = custody_after(self.young(HOUR, refused=NOW)).pairs
+        custody = custody_after(self.young(HOUR, refused=NOW))
+        old, new = custody.pairs
 
         assert (old.restored, new.given_up) == (NOW, NOW)
+        assert custody.asked == NOW, "the rotation is still wanted"
 
     def test_a_first_key_that_never_worked_is_given_up(self) -> None:
         seen = look(key(NEW, HOUR), pairs=(fresh(NEW, HOUR, refused=NOW),))

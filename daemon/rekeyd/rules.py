@@ -113,7 +113,7 @@ def go_back(s: Snapshot, t: Timing) -> Step | None:
 
 
 def verify(s: Snapshot, t: Timing) -> Step | None:
-    """Prove the new pair before anybody is given it; give it up when it never works."""
+    """Prove the new pair before anybody is given it; when it never works, try another one later."""
     target = s.target
     if target is None or target.verified or s.dead(target, t):
         return None
@@ -121,7 +121,7 @@ def verify(s: Snapshot, t: Timing) -> Step | None:
     if late and not s.holders(target.key_id):
         if s.fallback:
             what = f"{short(target.key_id)} never worked: going back to {short(s.fallback.key_id)}"
-            return Record(what, s.back_to(s.fallback))
+            return Record(what, replace(s.back_to(s.fallback), asked=s.now))
         return _note(s, target, "never worked: giving it up", given_up=s.now)
     return Verify(target.key_id)
 
