@@ -83,11 +83,15 @@ class EmbeddedAws:
     def reset(self) -> None:
         """Forget everything, and let anybody do anything again."""
         self._tell("reset")
-        self._tell("reset-auth", b"inf")
+        self.trust()
 
     def enforce(self) -> None:
         """From now on check signatures and policies."""
         self._tell("reset-auth", b"0")
+
+    def trust(self) -> None:
+        """From now on let anybody do anything."""
+        self._tell("reset-auth", b"inf")
 
     def _tell(self, what: str, body: bytes = b"") -> None:
         url, headers = f"{self.endpoint}/moto-api/{what}", {"Content-Type": "text/plain"}

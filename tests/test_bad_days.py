@@ -3,6 +3,7 @@
 The numbers are exit codes: 3 for what a person must mend, 75 for what passes, 78 for configuration.
 """
 
+import json
 import os
 import signal
 import socket
@@ -102,9 +103,15 @@ def test_a_configuration_that_is_not_there_is_said_so(rekeyd, config):
 # The seal key and the state
 
 
-def unreadable(key):
+def missing(key):
     key.unlink()
     return "does not exist"
+
+
+def unreadable(key):
+    key.unlink()
+    key.mkdir()  # root reads every file
+    return "cannot be read: Is a directory"
 
 
 def open_to_others(key):
@@ -122,7 +129,10 @@ def of_another_state(key):
     return "does not open what the state holds"
 
 
-@pytest.mark.parametrize("spoil", [unreadable, open_to_others, too_short, of_another_state])
+SPOILT = [missing, unreadable, open_to_others, too_short, of_another_state]
+
+
+@pytest.mark.parametrize("spoil", SPOILT)
 def test_a_seal_key_that_cannot_be_used_stops_the_start(rekeyd, aws, config, spoil):
     rekeyd("rotate")
     problem = spoil(config.folder / "seal.key")
@@ -306,12 +316,47 @@ def test_each_permission_that_is_missing_is_named(rekeyd, aws, config, monkeypat
 
     done = rekeyd("rotate", "--revoke-now")
 
-    aws._tell("reset-auth", b"inf")
+    aws.trust()
     assert done.code == 3
     assert f"rekeyd's credentials lack {action}" in done.err
     assert "`rekeyd policy rotator` prints the least policy" in done.err
     assert aws.keys()[config.held()] == "Active"
     assert action != "iam:CreateAccessKey" or config.held() == before
+
+
+def test_each_right_that_comes_back_lets_its_identity_go_on(aws, config):
+    """One identity for each action that its daemon may not do, so that their waits go together."""
+    shared, lacking, identities = config.folder / "operators", {}, []
+    for action in OPERATOR_ACTIONS:
+        user = action.removeprefix("iam:")
+        lacking[user] = action
+        aws.iam.create_user(UserName=user)
+        sink = {"type": "credential_process", "path": str(config.folder / user)}
+        identities.append(
+            config.identity | {"user": user, "sinks": [sink], "aws": {"profile": user}}
+        )
+        keys = (f"{name.lower()} = {value}" for name, value in aws.operator(action).items())
+        with shared.open("a") as file:
+            print(f"[{user}]", *keys, sep="\n", file=file)
+    environment = {"AWS_SHARED_CREDENTIALS_FILE": str(shared)}
+    bare = dict.fromkeys(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), "")
+    with running(config(top={"identities": identities}), environment | bare) as daemon:
+        for _ in lacking:
+            daemon.expect("rotated")
+        aws.enforce()
+        daemon.signal(signal.SIGUSR1)
+        refused = {}
+        while len(refused) < len(lacking):
+            event = daemon.expect("refused")
+            refused[event["identity"]] = event["error"]
+        assert all(f"lack {action}" in refused[user] for user, action in lacking.items())
+
+        aws.trust()
+        for user in lacking:
+            held = json.loads((config.folder / user).read_text())["AccessKeyId"]
+            assert aws.keys(user)[held] == "Active"
+        assert {daemon.expect("delete", within=60)["identity"] for _ in lacking} == set(lacking)
+        assert daemon.stop() == 0
 
 
 # IAM
