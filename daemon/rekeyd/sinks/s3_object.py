@@ -1,7 +1,9 @@
 """`s3_object`: a JSON object in an S3 bucket, for machines that fetch their settings from there."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import closing
+from hashlib import md5
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
@@ -17,6 +19,15 @@ from rekeyd.sinks.base import SinkContext
 
 LARGEST = 1 << 20
 """Bytes. A larger object is nothing that rekeyd has written."""
+
+NEVER = {
+    "IfMatch": '"never"',
+    "ContentMD5": b64encode(md5(b"never", usedforsecurity=False).digest()).decode(),
+}
+"""The tag of no object, and the digest of no text of ours: a store refuses a write with either."""
+
+TOLD_SO = {"BadDigest", "NoSuchKey", "PreconditionFailed"}
+"""What it then answers to those who may write, after it has judged whether they may."""
 
 LITERAL = str.maketrans({"*": "${*}", "?": "${?}", "$": "${$}"})
 """How a policy's resource says these characters without meaning wild cards or variables."""
@@ -67,18 +78,18 @@ class _S3ObjectSink:
         self._where = f"s3://{settings.place}"
 
     def check(self) -> None:
-        """Read it, and write on a condition that never holds: whoever may write is told so.
+        """Read it, and write what can never be taken: whoever may write is told so.
 
-        A store that knows no conditions writes what is there already.
+        A store that knows no conditions is stopped by the digest, which is as old as S3.
         """
         with lent(self._context, "s3", self._settings.region) as client:
             text = self._text(client)
             self._settings.fields.decode(text)
             with self._call("write", "PutObject"):
                 try:
-                    self._write(client, text or "{}", IfMatch='"never"')
+                    self._write(client, text or "{}", **NEVER)
                 except ClientError as error:
-                    if error.response["Error"]["Code"] not in {"PreconditionFailed", "NoSuchKey"}:
+                    if error.response["Error"]["Code"] not in TOLD_SO:
                         raise
 
     def read(self) -> AccessPair | None:
