@@ -253,10 +253,12 @@ def test_a_secret_of_another_region_is_another_place():
 
 def test_it_needs_its_own_secret_and_key_only():
     settings = SecretsManager(type="secrets_manager", secret_id=NAME, kms_key_id="alias/backup")
-    secret, key = settings.permissions("aws-cn")
+    before, there, key = settings.permissions("aws-cn")
 
-    assert secret.resource == f"arn:aws-cn:secretsmanager:*:*:secret:{NAME}-??????"
-    assert "secretsmanager:CreateSecret" in secret.actions
+    assert before.resource == f"arn:aws-cn:secretsmanager:*:*:secret:{NAME}"
+    assert there.resource == f"{before.resource}-??????"
+    assert "secretsmanager:CreateSecret" in before.actions
+    assert before.actions == there.actions
     assert key.condition == {"ForAnyValue:StringEquals": {"kms:ResourceAliases": "alias/backup"}}
 
     fixed = SecretsManager(type="secrets_manager", secret_id=NAME, create=False)

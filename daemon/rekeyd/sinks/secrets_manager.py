@@ -47,14 +47,19 @@ class SecretsManager(AwsSinkSettings):
         return self.create and not self.secret_id.startswith("arn:")
 
     def permissions(self, partition: str) -> Sequence[Grant]:
-        secret = self.secret_id
-        if not secret.startswith("arn:"):  # AWS adds a hyphen and six characters to each name
-            secret = self.arn(partition, "secretsmanager", f"secret:{secret}-??????")
         actions = ["DescribeSecret", "GetSecretValue", "PutSecretValue", "UpdateSecretVersionStage"]
         if self.creatable:
             actions.append("CreateSecret")
-        grant = Grant([f"secretsmanager:{action}" for action in actions], secret)
-        return [grant, *self.key_grants(partition)]
+        names = [f"secretsmanager:{action}" for action in actions]
+        grants = [Grant(names, secret) for secret in self._arns(partition)]
+        return [*grants, *self.key_grants(partition)]
+
+    def _arns(self, partition: str) -> list[str]:
+        """AWS adds a hyphen and six characters to a name, which one that is not there yet lacks."""
+        if self.secret_id.startswith("arn:"):
+            return [self.secret_id]
+        plain = self.arn(partition, "secretsmanager", f"secret:{self.secret_id}")
+        return [plain, f"{plain}-??????"]
 
     def open(self, context: SinkContext) -> Sink:
         return _SecretsManagerSink(self, context)
