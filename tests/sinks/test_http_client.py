@@ -234,6 +234,9 @@ def test_an_answer_that_is_no_json_object_is_transient(server, body):
         "169.254.169.254",
         "fe80::1",
         "fd00:ec2::254",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:42::42",
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "100.100.100.200",
@@ -248,6 +251,15 @@ def test_a_name_that_resolves_to_a_metadata_address_is_refused(monkeypatch, addr
 
     with pytest.raises(Refused, match="link-local or metadata"):
         client("https://rebound.example.com").send(GET)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["2852039166", "0xa9fea9fe", "0251.0376.0251.0376", "169.254.43518", "[::ffff:a9fe:a9fe]"],
+)
+def test_a_metadata_address_is_refused_in_every_way_to_write_it(host):
+    with pytest.raises(Refused, match="link-local or metadata"):
+        client(f"https://{host}").reach()
 
 
 def resolve_to(monkeypatch, *addresses):
@@ -303,6 +315,24 @@ def test_the_next_address_is_tried_when_one_does_not_answer(server, monkeypatch)
     resolve_to(monkeypatch, "127.0.0.2", "127.0.0.1")
 
     client(server.address.replace("127.0.0.1", "localhost")).send(GET)
+
+
+def test_a_name_of_many_dead_addresses_is_given_up_in_time(monkeypatch):
+    resolve_to(monkeypatch, *(f"10.0.0.{number}" for number in range(250)))
+    now, waits = [0.0], []
+
+    def dead(where, timeout):
+        waits.append(timeout)
+        now[0] += timeout
+        raise TimeoutError
+
+    monkeypatch.setattr(socket, "create_connection", dead)
+    monkeypatch.setattr(_http.time, "monotonic", lambda: now[0])
+
+    with pytest.raises(Transient, match="timed out"):
+        client("https://many.example.com").reach()
+
+    assert sum(waits) == _http.LIMIT
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ them may hold the secret or the token.
 import json
 import socket
 import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -31,7 +32,8 @@ CONNECT = 5.0
 """Seconds to open a connection to one address, TLS included."""
 
 LIMIT = 20.0
-"""Seconds that a request may take from its first byte to the last one of its answer."""
+"""Seconds to find an address that answers, and as many for a request from its first byte to the
+last one of its answer. Only the resolver has limits of its own (resolv.conf(5), `timeout`)."""
 
 LARGEST = 1 << 20
 """Bytes of an answer that are read: every documented one is far smaller."""
@@ -48,9 +50,14 @@ METADATA = tuple(
         "169.254.0.0/16",  # link-local, with 169.254.169.254 of AWS, Azure and Google
         "fe80::/10",
         "fd00:ec2::/32",  # AWS over IPv6
-        "100.100.100.200/32",  # Alibaba Cloud
+        "fd20:ce::254/128",  # Google over IPv6
         "168.63.129.16/32",  # Azure's wire server
+        "100.100.100.200/32",  # Alibaba Cloud
+        "fd00:100::100:200/128",
         "192.0.0.192/32",  # Oracle Cloud
+        "fd00:c1::a9fe:a9fe/128",
+        "fd00:a9fe:a9fe::1/128",  # Akamai
+        "fd00:42::42/128",  # Scaleway
     )
 )
 """Addresses at which clouds give out credentials: a sink there is a mistake or an attack."""
@@ -245,9 +252,14 @@ class Client:
     def _dial(self) -> socket.socket:
         """Connect to an address that was judged, not to a name that may have changed meanwhile."""
         reason = "it has no address"
-        for address in self._addresses():
+        addresses = self._addresses()
+        until = time.monotonic() + LIMIT
+        for address in addresses:
+            left = until - time.monotonic()
+            if left <= 0:
+                break
             try:
-                return socket.create_connection((address, self._port), timeout=CONNECT)
+                return socket.create_connection((address, self._port), timeout=min(CONNECT, left))
             except OSError as error:
                 reason = error.strerror or "timed out"
         raise self._unreachable(reason.lower())
