@@ -12,8 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from processes import LONG_ENOUGH, running
+from rekeyd.config import load
 from rekeyd.errors import Transient
-from rekeyd.service import Runner, Service
+from rekeyd.service import HUNG, Runner, Service
 
 QUICK = {"every": "6s", "overlap": "1s", "grace": "1s", "settle": "1s"}
 KEPT = {"every": "30d", "overlap": "1h", "grace": "1h", "settle": "1s"}
@@ -239,11 +240,24 @@ def service(config):
 def test_a_worker_that_hangs_and_a_scheduler_that_is_dead_are_told(service, monkeypatch):
     service._apply(service.settings)
     assert service.ready() == []
-    service._runners["backup_user"].running = True
-    monkeypatch.setattr("rekeyd.service.HUNG", -1.0)
+    runner = service._runners["backup_user"]
+    runner.running = True
+    runner.progressed -= HUNG + 1
     monkeypatch.setattr("rekeyd.service.BEAT", -1.0)
 
-    assert service.healthy() == ["backup_user: no progress for -1 s", "the scheduler does not run"]
+    assert service.healthy() == ["backup_user: no progress for 180 s", "the scheduler does not run"]
+
+
+def test_a_program_that_was_given_ten_minutes_does_not_hang_before(service, config):
+    sink = {"type": "exec", "command": ["/bin/true"], "timeout": "10m"}
+    service._apply(load(config(sinks=[sink])))
+    runner = service._runners["backup_user"]
+    runner.running = True
+
+    runner.progressed -= HUNG + 1190
+    assert service.healthy() == []
+    runner.progressed -= 11
+    assert service.healthy() == ["backup_user: no progress for 1380 s"]
 
 
 def test_a_state_that_cannot_be_written_is_told_once_until_it_can(service):

@@ -42,7 +42,8 @@ WORKERS = 10
 """Identities that are worked on side by side."""
 
 HUNG = 180.0
-"""Seconds without progress after which a worker counts as hung: every call ends long before."""
+"""Seconds without progress after which a worker counts as hung: every call ends long before, but
+for programs of the sink `exec` that were given more."""
 
 BEAT = 5.0
 """Seconds between two beats of the scheduler; three missing ones mean that it is dead."""
@@ -114,6 +115,7 @@ class Runner:
         self.retired = False
         self.running = False
         self.progressed = time.monotonic()
+        self.patience = HUNG
 
     def rebuild(self, build: Callable[[], Identity]) -> None:
         """Use other settings from the next look on, which is now."""
@@ -138,7 +140,7 @@ class Runner:
                 self._set(0.0)
 
     def hung(self) -> bool:
-        return self.running and time.monotonic() - self.progressed > HUNG
+        return self.running and time.monotonic() - self.progressed > self.patience
 
     def _run(self) -> None:
         with self._mutex:
@@ -260,7 +262,8 @@ class Service:
 
     def healthy(self) -> list[str]:
         """Name the parts that do not work any more and need a restart."""
-        problems = [f"{r.name}: no progress for {HUNG:.0f} s" for r in self._all() if r.hung()]
+        hung = [runner for runner in self._all() if runner.hung()]
+        problems = [f"{r.name}: no progress for {r.patience:.0f} s" for r in hung]
         if time.monotonic() - self._beaten > 3 * BEAT:
             problems.append("the scheduler does not run")
         return problems
@@ -385,6 +388,8 @@ class Service:
             else:
                 self._runners[name] = Runner(name, build, self.recorder, self)
                 self._runners[name].wake()
+            slowest = max(sink.slowness for sink in identity.sinks)
+            self._runners[name].patience = HUNG + slowest.total_seconds()
 
     def _tell_others(self, settings: Settings) -> None:
         """Change who is told. Those who stay are not told the same again."""

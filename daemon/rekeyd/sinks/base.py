@@ -6,6 +6,7 @@ A sink is one module: a `SinkSettings` subclass, whose `open` returns an object 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from hashlib import sha256
 from typing import Any, ClassVar, Self
 
@@ -62,6 +63,11 @@ class SinkSettings(BaseModel):
     def mark(self) -> str:
         """What custody calls it. A digest: a place may be secret, as a webhook's address is."""
         return sha256(f"{self.type}:{self.place}".encode()).hexdigest()[:16]
+
+    @property
+    def slowness(self) -> timedelta:
+        """How much longer than any network's time limits a `put` with its `read` may take."""
+        return timedelta()
 
     def open(self, context: SinkContext) -> Sink:
         """Make the sink. Touches nothing yet."""

@@ -94,6 +94,10 @@ class Exec(SinkSettings):
     def place(self) -> str:
         return shlex.join(self.command)
 
+    @property
+    def slowness(self) -> timedelta:
+        return 2 * self.timeout
+
     def open(self, context: SinkContext) -> Sink:
         return _ExecSink(self, context)
 
