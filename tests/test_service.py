@@ -14,7 +14,8 @@ from structlog.testing import capture_logs
 from processes import LONG_ENOUGH, running
 from rekeyd.config import load
 from rekeyd.errors import Transient
-from rekeyd.service import HUNG, Runner, Service
+from rekeyd.service import HUNG, WORKERS, Runner, Service
+from sinks.described import Receiver, route
 
 QUICK = {"every": "6s", "overlap": "1s", "grace": "1s", "settle": "1s"}
 KEPT = {"every": "30d", "overlap": "1h", "grace": "1h", "settle": "1s"}
@@ -258,6 +259,56 @@ def test_a_program_that_was_given_ten_minutes_does_not_hang_before(service, conf
     assert service.healthy() == []
     runner.progressed -= 11
     assert service.healthy() == ["backup_user: no progress for 1380 s"]
+
+
+class Receivers(Receiver):
+    """A receiver of webhooks at many addresses."""
+
+    @route("POST", r"/hooks/\w+")
+    def receive(self, heard):
+        return super().receive(heard)
+
+
+def until(true):
+    deadline = time.monotonic() + LONG_ENOUGH
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_sinks_that_hang_delay_neither_another_sink_nor_another_identity(aws, config, monkeypatch):
+    """More identities than are worked on at once have a webhook that never answers."""
+    monkeypatch.setattr("rekeyd.sinks._http.LIMIT", 600.0)
+    names = [f"user{number}" for number in range(WORKERS + 2)]
+    files = {name: config.folder / f"pair of {name}" for name in (*names, "other")}
+    with Receivers() as receiver:
+        monkeypatch.setenv("WEBHOOK", receiver.secret)
+
+        def identity(name):
+            aws.iam.create_user(UserName=name)
+            sinks = [{"type": "credential_process", "path": str(files[name])}]
+            url = f"{receiver.address}/hooks/{name}"
+            if name in names:
+                sinks.append({"type": "webhook", "url": url, "secret": "env:WEBHOOK"})
+            return {"user": name, "verify": ["sts"], "sinks": sinks}
+
+        service = Service(config(top={"identities": [identity(name) for name in files]}))
+        service._apply(service.settings)
+        service.scheduler.start()
+        try:
+            receiver.receives(len(names))
+            until(lambda: all(path.exists() for path in files.values()))
+            before = {name: path.read_bytes() for name, path in files.items()}
+            receiver.hang = True
+            service._rotate_all()
+            until(lambda: all(path.read_bytes() != before[n] for n, path in files.items()))
+            assert len(receiver.accepted) == len(names)
+        finally:
+            receiver.let_go()
+            service.stopping.set()
+            until(lambda: not any(runner.running for runner in service._runners.values()))
+            service.scheduler.shutdown()
+            service.store.close()
 
 
 def test_a_state_that_cannot_be_written_is_told_once_until_it_can(service):

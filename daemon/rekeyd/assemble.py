@@ -7,11 +7,11 @@ from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Misconfigured
-from rekeyd.ports import Identity, Sealer
+from rekeyd.ports import Each, Identity, R, Sealer, T
 from rekeyd.seal import CHECK, make_key, open_sealer
 from rekeyd.sinks import opened
 from rekeyd.sinks.base import SinkContext
@@ -23,19 +23,31 @@ if TYPE_CHECKING:
     from rekeyd.notify import Notifier
     from rekeyd.postgres import PostgresStore
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 SEALED_CHECK = "seal check"
+
+
+def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
+    """Run for every item at once, so that one slow sink does not delay the others."""
+    todo = list(items)
+    if len(todo) < 2:
+        return [function(item) for item in todo]
+    with ThreadPoolExecutor(len(todo), thread_name_prefix="sink") as pool:
+        return list(pool.map(function, todo))
 
 
 class Workshop:
     """Builds identities from one configuration. boto3 is imported when the first one is built."""
 
     def __init__(
-        self, settings: Settings, store: State, sealer: Sealer, watch: "RequestWatcher"
+        self,
+        settings: Settings,
+        store: State,
+        sealer: Sealer,
+        watch: "RequestWatcher",
+        each: Each = side_by_side,
     ) -> None:
         self.settings = settings
+        self._each = each
         self._store = store
         self._sealer = sealer
         self._watch = watch
@@ -61,7 +73,7 @@ class Workshop:
             sinks=tuple(opened(sink, context) for sink in identity.sinks),
             store=self._store,
             sealer=self._sealer,
-            each=side_by_side,
+            each=self._each,
         )
 
     def account(self, identity: IdentitySettings) -> "Account":
@@ -155,12 +167,3 @@ def fit_sealer(settings: Settings, store: State, kms: Callable[[], Any]) -> tupl
             known = store.first_meta(SEALED_CHECK, sealer.seal("rekeyd", CHECK))
         sealer.unseal("rekeyd", CHECK.key_id, known)
     return sealer, beside
-
-
-def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
-    """Run for every item at once, so that one slow sink does not delay the others."""
-    todo = list(items)
-    if len(todo) < 2:
-        return [function(item) for item in todo]
-    with ThreadPoolExecutor(len(todo), thread_name_prefix="sink") as pool:
-        return list(pool.map(function, todo))

@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,13 +23,13 @@ from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from rekeyd import __version__, sd
-from rekeyd.assemble import Workshop, fit_sealer, notifier, open_store
+from rekeyd.assemble import Workshop, fit_sealer, notifier, open_store, side_by_side
 from rekeyd.config import Settings, load
 from rekeyd.errors import Misconfigured, RekeydError, Transient
 from rekeyd.logs import configure
 from rekeyd.metrics import Metrics
 from rekeyd.model import Request
-from rekeyd.ports import Event, Identity, Sealer
+from rekeyd.ports import Event, Identity, R, Sealer, T
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
 from rekeyd.state import State
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 WORKERS = 10
 """Identities that are worked on side by side."""
+
+WAITING = 50
+"""Identities that wait for their sinks meanwhile: a dead sink of many keeps no other from work."""
 
 HUNG = 180.0
 """Seconds without progress after which a worker counts as hung: every call ends long before, but
@@ -98,6 +101,27 @@ class Alarm:
         return f"{self._name}/{self._serial}"
 
 
+class Desks:
+    """The places at which identities are worked on. Who waits for sinks leaves his to the next."""
+
+    def __init__(self) -> None:
+        self._free = threading.Semaphore(WORKERS)
+
+    def __enter__(self) -> None:
+        self._free.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._free.release()
+
+    def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
+        """Do something for every sink, away from the desk."""
+        self._free.release()
+        try:
+            return side_by_side(function, items)
+        finally:
+            self._free.acquire()
+
+
 class Runner:
     """Runs the reconciler of one identity: never twice at once, and again when told meanwhile."""
 
@@ -143,6 +167,10 @@ class Runner:
         return self.running and time.monotonic() - self.progressed > self.patience
 
     def _run(self) -> None:
+        with self._service.desks:
+            self._work()
+
+    def _work(self) -> None:
         with self._mutex:
             if self.running or self.retired:
                 return
@@ -195,8 +223,9 @@ class Service:
         self.recorder = Recorder(self.store, self.metrics, self.log, self._tell)
         self.recorder.progress = self._progressed
         self.stopping = threading.Event()
+        self.desks = Desks()
         self.scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(WORKERS)},
+            executors={"default": ThreadPoolExecutor(WORKERS + WAITING)},
             job_defaults={"misfire_grace_time": None},
             timezone=UTC,
         )
@@ -372,7 +401,9 @@ class Service:
 
     def _apply(self, settings: Settings) -> None:
         self.settings = settings
-        workshop = Workshop(settings, self.store, self._sealer, self.metrics.aws_request)
+        workshop = Workshop(
+            settings, self.store, self._sealer, self.metrics.aws_request, self.desks.each
+        )
         wanted = {identity.name: identity for identity in settings.identities}
         for name in self._runners.keys() - wanted.keys():
             self._runners[name].retire()
