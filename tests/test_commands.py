@@ -316,6 +316,17 @@ def test_check_says_plainly_what_a_store_lacks(rekeyd, proxy, config):
     assert told["check"] == "what IAM can tell"
 
 
+def test_check_says_plainly_what_only_a_delivery_can_show(rekeyd, config):
+    config(sinks=[{"type": "exec", "name": "script", "command": ["/bin/true"]}])
+
+    done = rekeyd("check")
+
+    assert done.code == 0
+    [line] = [line for line in done.out.splitlines() if "backup_user: sink script" in line]
+    assert line.endswith("✓ not all, see below")
+    assert "! sink script: without a `check` command only a delivery shows" in done.out
+
+
 def test_check_finds_both_slots_taken(rekeyd, aws):
     aws.iam.create_access_key(UserName="backup_user")
     aws.iam.create_access_key(UserName="backup_user")

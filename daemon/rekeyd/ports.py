@@ -85,8 +85,11 @@ class Sink(Protocol):
     readable: bool
     """Whether `read` works. A write-only sink is followed by custody's ledger instead."""
 
-    def check(self) -> None:
-        """Prove that `put` would work, without writing anything a consumer could notice."""
+    def check(self) -> str | None:
+        """Prove that `put` would work, without writing anything a consumer could notice.
+
+        Returns what only a delivery can show, to be read after the sink's name; usually nothing.
+        """
 
     def read(self) -> AccessPair | None:
         """Return the pair that the sink holds, or None. Not for write-only ones."""

@@ -45,6 +45,14 @@ class Stage:
         if isinstance(self.server, Kubernetes):
             self.server.verbs.clear()
 
+    def forbid_writing(self) -> None:
+        """From now on the credential may only read."""
+        self.server.may_write = False
+        if isinstance(self.server, Kubernetes):
+            self.server.verbs = {"get"}
+        if isinstance(self.server, GitLab):  # whoever may read variables may set them too
+            self.server.scopes = ["read_api"]
+
 
 @dataclass(frozen=True)
 class Case:

@@ -73,6 +73,17 @@ def test_a_denied_write_is_found_by_check_and_leaves_the_old_pair(place):
     assert fingerprint(place.consumer()) == OLD.fingerprint()
 
 
+def test_check_finds_a_denied_write_in_an_empty_place_or_says_that_it_cannot(place):
+    place.deny()
+    try:
+        left = place.open().check()
+    except Refused:
+        return
+    assert left
+    with pytest.raises(Refused):
+        place.open().put(NEW)
+
+
 def test_no_secret_stands_in_a_refusal(place):
     sink = place.open()
     place.deny()

@@ -35,9 +35,11 @@ def test_a_consumer_reads_the_pair_that_was_put_last(stage):
         assert stage.held() == (pair.key_id, pair.secret.reveal())
 
 
-def test_what_can_be_read_reads_back(stage):
+def test_what_can_be_read_reads_back_and_what_cannot_says_so(stage):
     if not stage.sink.readable:
-        pytest.skip("write-only: the ledger follows it")
+        with pytest.raises(NotImplementedError):
+            stage.sink.read()
+        return
     assert stage.sink.read() is None
 
     for pair in (OLD, NEW):
@@ -81,6 +83,18 @@ def test_check_finds_a_missing_permission(case, stage):
         with pytest.raises(Refused) as caught:
             stage.sink.check()
         assert caught.value.do
+
+
+def test_check_finds_that_it_may_not_write_or_says_that_only_a_delivery_shows(stage):
+    stage.forbid_writing()
+
+    try:
+        left = stage.sink.check()
+    except Refused as refusal:
+        left = refusal.do
+    assert left
+    with pytest.raises(Refused):
+        stage.sink.put(NEW)
 
 
 def test_an_unreachable_host_is_transient(stage):

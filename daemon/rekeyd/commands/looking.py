@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -16,7 +17,7 @@ from rekeyd.errors import Refused, RekeydError
 from rekeyd.exits import DONE, FAILED, HELD, exit_code
 from rekeyd.model import Custody, Snapshot, Timing
 from rekeyd.observe import look
-from rekeyd.ports import Identity
+from rekeyd.ports import Identity, Sink
 from rekeyd.rules import plan as decide
 from rekeyd.state import State
 from rekeyd.steps import Decision, Record
@@ -190,7 +191,12 @@ def _try_identity(
             works("list its keys", lambda: _room(who))
             works("what IAM can tell", AwsIam(account, identity.user).gaps)
     for sink in who.sinks:
-        works(f"sink {sink.name}", sink.check)
+        works(f"sink {sink.name}", partial(_left_open, sink))
+
+
+def _left_open(sink: Sink) -> list[str]:
+    left = sink.check()
+    return [f"sink {sink.name}: {left}"] if left else []
 
 
 def _not_root(who: Identity) -> None:

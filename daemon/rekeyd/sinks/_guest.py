@@ -20,9 +20,9 @@ class Guest:
             self._sink: Sink = settings.open(context)
             self.readable = bool(self._sink.readable)
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         with self._told():
-            self._sink.check()
+            return self._sink.check()
 
     def read(self) -> AccessPair | None:
         with self._told():

@@ -98,9 +98,10 @@ class _AzureKeyVaultSink:
         self._client = speaker
         self._secret = f"/secrets/{segment(settings.secret)}"
 
-    def check(self) -> None:
+    def check(self) -> str:
         """Prove the sign-in and the right to read. Key Vault tells nothing of that to write."""
         refuse_foreign(_text(self._newest(self._signed_in())))
+        return "Key Vault tells only at a delivery whether the identity may set the secret"
 
     def read(self) -> AccessPair | None:
         return decode(_text(self._newest(self._signed_in())), self._settings.format)

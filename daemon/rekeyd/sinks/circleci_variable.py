@@ -83,9 +83,10 @@ class _CircleciVariableSink:
             else f"/api/v2/context/{settings.context}"
         )
 
-    def check(self) -> None:
+    def check(self) -> str:
         """Prove that the token works and sees the project or context: no more can be asked."""
         self._client.send(Call("GET", self._owner, self._headers()))
+        return "CircleCI tells only at a delivery whether the token may set variables"
 
     def read(self) -> AccessPair | None:
         raise NotImplementedError("CircleCI gives no value back")

@@ -109,12 +109,14 @@ class _ExecSink:
         self._settings = settings
         self._context = context
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         for command in (self._settings.command, self._settings.read, self._settings.check):
             if command:
                 _trust(command[0])
-        if self._settings.check:
-            self._run(self._settings.check)
+        if not self._settings.check:
+            return "without a `check` command only a delivery shows whether the program works"
+        self._run(self._settings.check)
+        return None
 
     def read(self) -> AccessPair | None:
         if not self._settings.read:

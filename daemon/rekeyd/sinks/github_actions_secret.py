@@ -99,17 +99,20 @@ class _GithubActionsSecretSink:
         self._secrets = _collection(settings)
         self._secret = f"{self._secrets}/{segment(settings.secret_name)}"
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Prove the token, its scopes and the extra, as far as GitHub can tell without a write."""
         _public_module()
         scopes = self._get(f"{self._secrets}/public-key").headers.get("x-oauth-scopes", "")
         granted = {scope.strip() for scope in scopes.split(",")} - {""}
         needed = "admin:org" if self._settings.organization else "repo"
-        if granted and needed not in granted:
+        if not granted:
+            return "GitHub tells only at a delivery whether a fine-grained token may write secrets"
+        if needed not in granted:
             raise Refused(
                 f"the GitHub token lacks the scope {needed}, so a new pair could not be delivered",
                 f"give it the scope {needed}, or use a fine-grained one with Secrets: write",
             )
+        return None
 
     def read(self) -> AccessPair | None:
         raise NotImplementedError("GitHub gives no secret back")

@@ -90,7 +90,7 @@ class _GitlabVariableSink:
         self._variable = f"{self._variables}/{settings.variable}"
         self._scope = {"filter[environment_scope]": settings.environment_scope}
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Prove role and scope by reading, and that the variable as it is takes the value."""
         headers = self._headers()
         own = self._client.send(
@@ -112,6 +112,9 @@ class _GitlabVariableSink:
                 "set `format: json`, or unmask the variable",
                 reason="sink",
             )
+        if scopes:
+            return None
+        return "this GitLab tells only at a delivery whether the token's scope is enough"
 
     def read(self) -> AccessPair | None:
         return decode(self._text(self._get()), self._settings.format)

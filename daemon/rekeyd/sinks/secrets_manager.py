@@ -82,19 +82,17 @@ class _SecretsManagerSink:
         self._context = context
         self._where = f"secret {settings.secret_id}"
 
-    def check(self) -> None:
-        """Read it, and send the current version again as it is, which AWS ignores.
-
-        While there is no value yet, that nothing can be sent again leaves the permission to write
-        unproved.
-        """
+    def check(self) -> str | None:
+        """Read it, and send the current version again as it is, which AWS ignores."""
         with lent(self._context, "secretsmanager", self._settings.region) as client:
             version = self._current(client)
             self._settings.fields.decode(version.text)
             if version.id is not None:
                 self._send(client, version.id, version.text)
-            elif not self._settings.creatable:
+                return None
+            if not self._settings.creatable:
                 self._exists(client)
+        return "while there is no value, only a delivery shows whether one may be written"
 
     def read(self) -> AccessPair | None:
         with lent(self._context, "secretsmanager", self._settings.region) as client:

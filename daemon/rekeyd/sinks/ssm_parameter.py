@@ -1,6 +1,7 @@
 """`ssm_parameter`: a JSON object in a SecureString of AWS Systems Manager's Parameter Store."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -51,21 +52,19 @@ class _SsmParameterSink:
         self._context = context
         self._where = f"parameter {settings.parameter}"
 
-    def check(self) -> None:
-        """Read it, and ask to create what exists: whoever may write is told that it exists.
-
-        Of a parameter that does not exist yet, the permission to write stays unproved.
-        """
+    def check(self) -> str | None:
+        """Read it, and ask to create what exists: whoever may write is told that it exists."""
         with lent(self._context, "ssm", self._settings.region) as client:
             text = self._text(client)
             self._settings.fields.decode(text)
             if not text:
-                return
-            with self._call("write", "PutParameter"):
-                try:
-                    self._write(client, text, overwrite=False)
-                except client.exceptions.ParameterAlreadyExists:
-                    return
+                return "while there is none, only a delivery shows whether it may be created"
+            with (
+                self._call("write", "PutParameter"),
+                suppress(client.exceptions.ParameterAlreadyExists),
+            ):
+                self._write(client, text, overwrite=False)
+        return None
 
     def read(self) -> AccessPair | None:
         with lent(self._context, "ssm", self._settings.region) as client:

@@ -124,12 +124,12 @@ class _VaultKv2Sink:
         self._client = speaker
         self._data = _data_path(settings)
 
-    def check(self) -> None:
+    def check(self) -> str | None:
         """Prove reachability, the engine's version and the policy. Vault is only asked."""
         headers = self._signed_in()
         self._check_engine(headers)
         found = self._entry(headers)
-        self._check_policy(headers, {"read", "update" if found.version else "create"})
+        return self._check_policy(headers, {"read", "update" if found.version else "create"})
 
     def read(self) -> AccessPair | None:
         fields = self._entry(self._signed_in()).fields
@@ -187,11 +187,11 @@ class _VaultKv2Sink:
                 reason="sink",
             )
 
-    def _check_policy(self, headers: dict[str, str], needed: set[str]) -> None:
+    def _check_policy(self, headers: dict[str, str], needed: set[str]) -> str | None:
         content = {"paths": [self._data]}
         answer = self._ask("POST", "sys/capabilities-self", headers, content, accept=(403,))
         if answer.status == 403:
-            return  # a token without the `default` policy may not ask: only `put` can tell
+            return "without the policy `default` only a delivery shows whether the token may write"
         granted = answer.dig_list("data", self._data)
         lacking = [right for right in sorted(needed) if right not in granted]
         if lacking and "root" not in granted:
@@ -200,6 +200,7 @@ class _VaultKv2Sink:
                 "could not be delivered",
                 f"give its policy create, read and update on {self._data}",
             )
+        return None
 
     def _ask(
         self,

@@ -78,10 +78,11 @@ class _WebhookSink:
         self._identity = identity
         self._client = speaker
 
-    def check(self) -> None:
+    def check(self) -> str:
         """Connect, and read the shared secret. Nothing is sent, so no more is proved."""
         shared_secret(self._settings.secret)
         self._client.reach()
+        return "only a delivery shows whether the receiver accepts the signature"
 
     def read(self) -> AccessPair | None:
         raise NotImplementedError("a receiver gives nothing back")
