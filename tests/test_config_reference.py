@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
-from rekeyd.config import json_schema, load
+from rekeyd.config import json_schema, load, parse
 from rekeyd.config.reference import with_tables
 from rekeyd.sinks import BUILT_IN
 
@@ -42,6 +42,18 @@ def test_the_tables_of_the_readme_are_current():
 
 def test_the_schema_is_a_schema():
     jsonschema.Draft202012Validator.check_schema(json_schema())
+
+
+@pytest.mark.parametrize("kind", sorted(BUILT_IN))
+def test_each_sink_is_told_of_with_an_example_that_loads(kind):
+    readme = (CONFIG / "README.md").read_text(encoding="utf-8")
+    told = readme.partition(f"### `{kind}`\n")[2].partition("\n### ")[0]
+    first = rf"^    - \{{?type: {kind}\b.*\n(?:      .*\n)*"
+    [example] = re.findall(first, told, re.MULTILINE)
+
+    settings = parse(f"identities:\n- user: backup_user\n  sinks:\n{example}", "README.md")
+
+    assert [sink.type for sink in settings.identities[0].sinks] == [kind]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda file: file.name)

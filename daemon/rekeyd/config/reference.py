@@ -1,6 +1,7 @@
 """The JSON Schema of the configuration file, and the tables of config/README.md made from it."""
 
 import json
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -136,10 +137,16 @@ def _table(title: str, part: Schema) -> str:
         f"| `{name}` | {_meaning(value)} | {_default(name, value, part)} |"
         for name, value in part["properties"].items()
     ]
-    about = _summary(part)
+    about = _sink_pages().get(title) or _summary(part)
     return "\n".join(
         [head, about, "", "| setting | meaning | default |", "|---|---|---|", *rows, ""]
     )
+
+
+def _sink_pages() -> dict[str, str]:
+    """What the module of each sink says of it: who reads it, its least rights, an example."""
+    modules = {kind: place.partition(":")[0] for kind, place in sinks.BUILT_IN.items()}
+    return {kind: (sys.modules[name].__doc__ or "").strip() for kind, name in modules.items()}
 
 
 def _summary(part: Schema) -> str:

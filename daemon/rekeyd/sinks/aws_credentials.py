@@ -1,11 +1,13 @@
-"""A profile in the credentials file of the AWS SDKs and the AWS CLI.
+"""`aws_credentials`: a profile in the credentials file of the AWS SDKs and the AWS CLI.
 
-Everything else in the file stays as it is, to the byte: comments, other profiles, other settings of
-this profile, line ends. Two lines are changed; a general INI library (configupdater 4.1 was tried)
-gives them its own spacing and line ends. The result is proved with the reader that botocore uses.
+Who reads it: every AWS SDK, the AWS CLI, restic and whatever else is built on an SDK, when it
+starts; restic also while it runs. Everything else in the file stays as it is, to the byte:
+comments, other profiles, other settings of this profile, line ends.
 
 One thing is removed from the profile: an `aws_session_token`. It belongs to a temporary pair, and
 AWS refuses every request that is signed with it and the pair of an IAM user.
+
+    - {type: aws_credentials, path: /srv/backup/.aws/credentials, profile: backup}
 """
 
 import io
@@ -55,7 +57,11 @@ class AwsCredentials(FileSettings):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One profile in the text of a credentials file."""
+    """One profile in the text of a credentials file.
+
+    Two lines are changed, and the result is proved with the reader that botocore uses. A general
+    INI library (configupdater 4.1 was tried) gives them its own spacing and line ends.
+    """
 
     name: str
 

@@ -1,6 +1,9 @@
-"""A JSON file for `rekeyd credentials`, which AWS SDKs run as their `credential_process`.
+"""`credential_process`: a JSON file for `rekeyd credentials`, which AWS SDKs run to get a pair.
 
 The SDKs ask it again before its answer expires, so that consumers change pairs without a restart.
+The consumer's profile says `credential_process = rekeyd credentials /srv/backup/pair.json`.
+
+    - {type: credential_process, path: /srv/backup/pair.json}
 """
 
 from typing import Literal

@@ -1,8 +1,11 @@
-"""Two variables in a file of variables, as systemd, docker or a shell reads it.
+"""`env_file`: two variables in a file of variables, as systemd, docker or a shell reads it.
 
 The three look alike and are not: systemd and shells unquote each in its own way, docker not at all.
+All three read the file when the consumer starts: `overlap` must outlast its longest run.
 Other variables and comments stay as they are, to the byte. One thing is removed beside variables of
 the standard names: an `AWS_SESSION_TOKEN`, with which AWS refuses the pair of an IAM user.
+
+    - {type: env_file, path: /srv/backup/backup.env, dialect: systemd}   # EnvironmentFile=
 """
 
 import re

@@ -9,7 +9,12 @@ pair again, and must then leave things as they are.
 
 With `read`, a second program prints what the sink holds, as `{"AccessKeyId": "…",
 "SecretAccessKey": "…"}`, or nothing; without it the sink is write-only. With `check`, a third one
-proves that the first would work, and changes nothing. Both say how it went in the same way.
+proves that the first would work, and changes nothing; without it only a delivery shows. Both say
+how it went in the same way. A program that anybody could replace is not run.
+
+    - type: exec
+      command: [/usr/local/bin/hand-over, --to, tape]
+      read: [/usr/local/bin/hand-over, --show]
 """
 
 import errno

@@ -1,4 +1,10 @@
-"""`s3_object`: a JSON object in an S3 bucket, for machines that fetch their settings from there."""
+"""`s3_object`: a JSON object in an S3 bucket, for machines that fetch their settings from there.
+
+Least rights: `rekeyd policy rotator` prints them. `check` proves them by a write that no store can
+take. In a versioned bucket, let a lifecycle rule expire old versions.
+
+    - {type: s3_object, bucket: configuration, key: backup/pair.json}
+"""
 
 from base64 import b64encode
 from collections.abc import Sequence

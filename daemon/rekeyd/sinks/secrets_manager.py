@@ -4,6 +4,11 @@ Each pair is a version of its own, whose id is a digest of its text: sending it 
 version (PutSecretValue, "This operation is idempotent"), and a pair that comes back is the version
 it was before. AWSCURRENT is on the pair, AWSPREVIOUS on what was current before; other labels and
 the versions under them are nobody's business here.
+
+Least rights: `rekeyd policy rotator` prints them. While the secret has no value, `check` proves the
+right to read alone; later it sends the current version once more, which AWS ignores.
+
+    - {type: secrets_manager, secret_id: backup/s3}
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,10 @@
-"""`ssm_parameter`: a JSON object in a SecureString of AWS Systems Manager's Parameter Store."""
+"""`ssm_parameter`: a JSON object in a SecureString of AWS Systems Manager's Parameter Store.
+
+Least rights: `rekeyd policy rotator` prints them. While there is no parameter, `check` proves the
+right to read alone; later it asks to create what exists, which AWS refuses to those who may.
+
+    - {type: ssm_parameter, parameter: /backup/s3}
+"""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,11 +1,19 @@
-"""Any file at all, written from a Jinja2 template: rclone.conf, .s3cfg, a Java properties file.
+"""`template`: any file at all, written from a Jinja2 template: rclone.conf, .s3cfg, properties.
 
-The whole file is rekeyd's. To read the pair back, the template is rendered with two markers, and
-what stands around them tells where id and secret stand in the file; the file then must be, to the
-byte, what the template makes of the pair that was found. So a changed template is delivered anew,
-and nothing needs to be kept beside the file. It works for every template that writes both as they
-are; where one changes them (a filter such as `b64encode`), the sink is write-only, its last
-delivery is known from custody's ledger, and `put` compares the bytes.
+Needs Jinja2: `pip install 'rekeyd[template]'`. The whole file is rekeyd's. To read the pair back,
+the template is rendered with two markers, and what stands around them tells where id and secret
+stand in the file; the file then must be, to the byte, what the template makes of the pair that was
+found. So a changed template is delivered anew, and nothing needs to be kept beside the file. It
+works for every template that writes both as they are; where one changes them (a filter such as
+`urlencode`), the sink is write-only, and what it holds is followed by rekeyd's own ledger.
+
+    - type: template
+      path: /srv/backup/rclone.conf
+      template: |
+        [backup]
+        type = s3
+        access_key_id = {{ access_key_id }}
+        secret_access_key = {{ secret_access_key }}
 """
 
 import re
