@@ -9,8 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from processes import running
-from rekeyd import notify
+from processes import LONG_ENOUGH, running
 from rekeyd.errors import Refused, Transient
 from rekeyd.notify import LARGEST_BURST, Notifier, settings_class
 from rekeyd.ports import Event
@@ -122,6 +121,25 @@ def test_send_returns_while_a_channel_hangs_and_close_does_not_wait_for_ever():
     released.set()
 
 
+def test_a_channel_that_hangs_keeps_nobody_from_the_others():
+    released, reached = threading.Event(), threading.Event()
+
+    class Hanging(Listener):
+        def deliver(self, told):
+            released.wait()
+
+    class Reached(Listener):
+        def deliver(self, told):
+            reached.set()
+
+    notifier = Notifier([Hanging(), Reached()])
+    notifier.send(event())
+
+    assert reached.wait(LONG_ENOUGH)
+    released.set()
+    notifier.close()
+
+
 def test_a_channel_that_is_away_is_tried_again():
     listener = Listener(Transient("away"), Transient("away"))
     notifier = Notifier([listener], waits=(0.0, 0.0))
@@ -224,10 +242,6 @@ def test_a_missing_extra_is_one_clear_line_at_check(monkeypatch):
         channel(type="apprise", urls="env:URLS").check()
 
     assert "rekeyd[apprise]" in caught.value.do
-
-
-def test_apprise_is_not_loaded_by_the_module_itself():
-    assert "apprise" not in vars(notify)
 
 
 # In the daemon and its commands

@@ -119,7 +119,7 @@ def _identities(data: Any) -> list[tuple[Path, dict[str, Any]]]:
 
 def _read_channels(document: Document) -> None:
     listed = document.data.get("notify") if isinstance(document.data, dict) else None
-    if isinstance(listed, list):
+    if listed and isinstance(listed, list):
         from rekeyd import notify  # noqa: PLC0415 (for those who want to be told)
 
         read = [_typed(document, ("notify", n), raw, notify) for n, raw in enumerate(listed)]
