@@ -1,4 +1,4 @@
-"""A sink from another package, really installed; and what is imported for those that are named."""
+"""A sink from another package, really installed; and a sink whose extra is not."""
 
 import os
 import sqlite3
@@ -10,22 +10,12 @@ from pathlib import Path
 import pytest
 
 from processes import command
-from rekeyd.sinks import BUILT_IN
 
 pytestmark = pytest.mark.e2e
 
 EXAMPLE = Path(__file__).parents[2] / "deploy/examples/sqlite-sink"
 TABLE = "CREATE TABLE pair (name TEXT PRIMARY KEY, key_id TEXT, secret TEXT)"
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-EXTRAS = {"jinja2", "nacl", "apprise", "bcrypt", "moto"}
-HEAVY = EXTRAS | {"boto3", "botocore", "urllib3", "cryptography"}
-AWS_ITSELF = {"botocore", "urllib3"}
-NEEDS = {
-    "gcp_secret_manager": {"cryptography", "bcrypt"},  # it signs for its token; bcrypt comes along
-    "s3_object": AWS_ITSELF,
-    "secrets_manager": AWS_ITSELF,
-    "ssm_parameter": AWS_ITSELF,
-}
 
 
 @pytest.fixture(scope="module")
@@ -137,18 +127,3 @@ def test_a_missing_extra_is_one_line_at_check(aws, config, extra):
     [line] = [line for line in checked.stdout.splitlines() if "✗" in line]
     assert says in line
     assert do in checked.stdout
-
-
-@pytest.mark.parametrize("kind", BUILT_IN)
-def test_only_the_sink_that_is_named_is_imported(kind):
-    script = (
-        f"import sys; from rekeyd import sinks; sinks.settings_class('{kind}'); print(*sys.modules)"
-    )
-    shown = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-
-    modules = set(shown.stdout.split())
-    assert BUILT_IN[kind].partition(":")[0] in modules
-    others = {module.partition(":")[0] for other, module in BUILT_IN.items() if other != kind}
-    assert modules & (others | HEAVY) <= NEEDS.get(kind, set())
