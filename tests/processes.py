@@ -152,7 +152,7 @@ class Proxy:
         self.rules: dict[str, Rule] = {}
         self.lost: set[str] = set()
         self.timeless = False
-        self.clock: Callable[[str], str] = lambda date: date
+        self.clock: Callable[[str, str], str] = lambda _, date: date
         self.calls: list[str] = []
         proxy = self
 
@@ -229,8 +229,8 @@ class Proxy:
         own = {"connection", "transfer-encoding"} | ({"content-length"} if not headed else set())
         for name, value in headers:
             if name.lower() not in own:
-                dated = name == "Date"
-                shown = self.clock(value) if dated else value
+                dated = name.lower() == "date"
+                shown = self.clock(action, value) if dated else value
                 handler.send_header("X-" * (self.timeless and dated) + name, shown)
         if not headed:
             handler.send_header("Content-Length", str(len(content)))

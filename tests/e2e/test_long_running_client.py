@@ -34,7 +34,7 @@ class FastFronts(Fronts):
     def __init__(self, port):
         super().__init__(port, delay=0)
         began = time.time()
-        self.clock = lambda _: formatdate(began + (time.time() - began) * RATE, usegmt=True)
+        self.clock = lambda *_: formatdate(began + (time.time() - began) * RATE, usegmt=True)
         self.signers = set()
 
     def _judge(self, request):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REKEYD = Path(sys.executable).with_name("rekeyd")
-PATIENCE = 60.0
+PATIENCE = 300.0
 Commands = Sequence[Sequence[str | Path]]
 
 
