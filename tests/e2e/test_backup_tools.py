@@ -25,12 +25,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 import yaml
+from botocore.exceptions import ClientError
 from stores import Ministack
 from tools import TOOLS
 
 from fronts import SIGNER, Fronts
 from processes import command, running
+from rekeyd.config import load
 from rekeyd.policy import PRESETS, PROBES
+from rekeyd.sinks.base import SinkContext
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
@@ -347,6 +350,59 @@ def test_five_tools_live_through_ten_rotations_each(house, capsys):
         private = {"s3:PutObjectAcl"} if granted.private else set()
         allowed = {*granted.objects, *granted.bucket, *private}
         assert allowed - GIVEN_UP <= set(account.actions) <= allowed
+
+
+def test_no_pair_can_do_more_than_its_tool_needs(house):
+    house.provision()
+    with house.running() as daemon:
+        rotated(daemon, 1)
+        assert daemon.stop() == 0
+    precious = {"Key": "precious", "Body": b"precious"}
+    for tool in house.tools.values():
+        house.store.s3.put_object(Bucket=tool.bucket, **precious)
+    for identity in load(house.config).identities:
+        pair = identity.sinks[0].open(SinkContext(identity.name, lambda *_: None)).read()
+        assert allowed_beyond(house, identity, pair) == []
+
+
+def allowed_beyond(house, identity, pair):
+    """Try what no backup needs; return what was not refused."""
+    s3, iam = (house.store.client(s, (pair.key_id, pair.secret.reveal())) for s in ("s3", "iam"))
+    own = {"Bucket": identity.policy.bucket}
+    other = {"Bucket": next(t.bucket for t in house.tools.values() if t.bucket != own["Bucket"])}
+    precious, user = {"Key": "precious"}, {"UserName": identity.user}
+    everything = json.dumps({"Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}})
+    suspended = {"VersioningConfiguration": {"Status": "Suspended"}}
+    tries = {
+        "list another bucket": lambda: s3.list_objects_v2(**other),
+        "get from another bucket": lambda: s3.get_object(**other, **precious),
+        "put into another bucket": lambda: s3.put_object(**other, **precious, Body=b""),
+        "delete from another bucket": lambda: s3.delete_object(**other, **precious),
+        "list all buckets": s3.list_buckets,
+        "make a bucket": lambda: s3.create_bucket(Bucket="another-bucket"),
+        "delete its bucket": lambda: s3.delete_bucket(**own),
+        "change its bucket's policy": lambda: s3.put_bucket_policy(**own, Policy=everything),
+        "switch versioning off": lambda: s3.put_bucket_versioning(**own, **suspended),
+        "share an object": lambda: s3.put_object_acl(
+            **own, **precious, ACL="bucket-owner-full-control"
+        ),
+        "make itself a key": lambda: iam.create_access_key(**user),
+        "give itself a policy": lambda: iam.put_user_policy(
+            **user, PolicyName="more", PolicyDocument=everything
+        ),
+    }
+    allowed = [f"{identity.user}: {what}" for what, call in tries.items() if not refused(call)]
+    s3.close()
+    iam.close()
+    return allowed
+
+
+def refused(call):
+    try:
+        call()
+    except ClientError as error:
+        return error.response["Error"]["Code"] == "AccessDenied"
+    return False
 
 
 def test_append_only_keeps_every_backup_and_each_tool_to_its_bucket(store, tmp_path):
