@@ -6,7 +6,7 @@ import signal
 import threading
 import time
 from configparser import ConfigParser
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -40,6 +40,7 @@ class House:
         self.store = store
         self.sink = folder / "credentials"
         self.path = folder / "rekeyd.yaml"
+        self.profiles = os.devnull
         self._plain = {
             "state": str(folder / "state"),
             "listen": "none",
@@ -65,6 +66,22 @@ class House:
         identity = {name: value for name, value in plain.items() if name != without}
         self.path.write_text(yaml.safe_dump(self._plain | {"aws": known, "identities": [identity]}))
 
+    def serve(self, houses):
+        """Write a configuration with the identity of every house, each with its own store."""
+        profiles = ConfigParser()
+        identities = []
+        for name, house in houses.items():
+            pair = house.store.rotator
+            profiles[name] = {setting.lower(): value for setting, value in pair.items()}
+            [plain] = house._plain["identities"]
+            aws = house.store.settings | {"profile": name}
+            identities.append(plain | {"name": name, "aws": aws})
+        self.profiles = self.path.parent / "profiles"
+        with self.profiles.open("w") as file:
+            profiles.write(file)
+        rest = {name: value for name, value in self._plain.items() if name != "aws"}
+        self.path.write_text(yaml.safe_dump(rest | {"identities": identities}))
+
     def rekeyd(self, *arguments, by=None):
         environment = self.environment | (by or self.store.rotator)
         return command(["-c", self.path, *arguments], environment)
@@ -75,8 +92,11 @@ class House:
     @property
     def environment(self):
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        files = ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE")
-        return kept | dict.fromkeys(files, os.devnull) | {"AWS_EC2_METADATA_DISABLED": "true"}
+        return kept | {
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": str(self.profiles),
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
 
     def held(self):
         """Return the pair that the sink holds."""
@@ -176,6 +196,31 @@ def test_a_whole_life_without_a_refused_request(store, tmp_path):
         with pytest.raises(ClientError) as refused:
             store.client("s3", dead).put_object(Bucket=BUCKET, Key="x", Body=b"")
         assert refused.value.response["Error"]["Code"] == "InvalidAccessKeyId"
+
+
+def test_one_daemon_serves_a_user_on_each_of_three_stores(programs, tmp_path):
+    made = [(name, tmp_path / name) for name in STORES]
+    for _, folder in made:
+        folder.mkdir()
+    with ExitStack() as stack:
+        houses = {}
+        for name, folder in made:
+            store = STORES[name](*(() if name == "moto" else (programs, folder)))
+            stack.callback(store.stop)
+            houses[name] = provisioned(store, folder)
+        together = houses["moto"]
+        together.serve(houses)
+
+        checked = together.rekeyd("check")
+        assert checked.returncode == 0, checked.stdout
+        with together.running() as daemon:
+            for _ in range(2):
+                for _ in houses:
+                    daemon.expect("rotated")
+                for house in houses.values():
+                    alone(house.store, house)
+                daemon.signal(signal.SIGUSR1)
+            assert daemon.stop() == 0
 
 
 @pytest.fixture
