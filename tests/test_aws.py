@@ -164,6 +164,19 @@ def test_what_a_store_lacks_is_said_and_done_without(proxy, iam):
     assert new.pair.secret.reveal() == "s"
 
 
+def test_a_third_key_shows_that_a_store_knows_no_limit(proxy, iam):
+    iam.create_key()
+    iam.create_key()
+    assert iam.gaps() == []
+
+    dated = f"{KEY}<CreateDate>2026-11-01T00:00:00Z</CreateDate>"
+    listed = f"<AccessKeyMetadata>{f'<member>{dated}</member>' * 3}</AccessKeyMetadata>"
+    proxy.reply("ListAccessKeys", f"<R><ListAccessKeysResult>{listed}</ListAccessKeysResult></R>")
+
+    [gap] = iam.gaps()
+    assert "more than two keys" in gap
+
+
 KEY = f"<AccessKeyId>{NOBODY.key_id}</AccessKeyId><Status>Active</Status>"
 BARE = {
     "GetUser": "<User><UserName>backup_user</UserName></User>",

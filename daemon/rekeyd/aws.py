@@ -53,6 +53,10 @@ NO_LAST_USE = (
     "this store does not say when a key was last used: a superseded key is retired after `overlap`"
     " whoever still uses it, so let `overlap` outlast the longest backup"
 )
+NO_LIMIT = (
+    "this store lets a user have more than two keys: rekeyd keeps to two, and makes none while"
+    " others fill both places"
+)
 
 CHANGING = ("CreateAccessKey", "UpdateAccessKey", "DeleteAccessKey")
 """The calls to IAM after which it is not as it was."""
@@ -246,6 +250,7 @@ class AwsIam:
             NO_USER_IDS: "UserId" not in self._entry(),
             NO_DATES: any(key.created is None for key in keys),
             NO_LAST_USE: not self._tells_last_use(keys[0].id if keys else NOBODYS_KEY),
+            NO_LIMIT: len(keys) > 2,
         }
         return [gap for gap, lacks in lacking.items() if lacks]
 
