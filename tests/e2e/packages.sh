@@ -5,7 +5,7 @@ set -eu
 packages="systemd-container dbus mmdebstrap procps
 faketime strace
 awscli restic rclone s3cmd duplicity python3-boto3 util-linux bsdextrautils
-podman buildah runc netavark aardvark-dns iptables docker-compose
+podman buildah runc netavark aardvark-dns iptables docker-compose docker.io
 prometheus prometheus-alertmanager postgresql
 chromium fonts-dejavu-core"
 

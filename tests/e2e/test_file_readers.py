@@ -10,7 +10,9 @@ import shutil
 import string
 import subprocess
 import sys
+import threading
 from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,47 @@ def test_a_shell_reads_every_variable(tmp_path, shell):
     read = ran(shell, "-c", ". ./env; env -0", cwd=tmp_path, env={"PATH": os.environ["PATH"]})
 
     assert ours(read) == taken
+
+
+class DockerApi(BaseHTTPRequestHandler):
+    """As much of Docker's API as `docker create` needs: it keeps the variables that it is sent."""
+
+    def do_HEAD(self):
+        self._answer(200, {})
+
+    do_GET = do_HEAD  # noqa: N815
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.variables = asked["Env"]
+        self._answer(201, {"Id": "0" * 64, "Warnings": []})
+
+    def _answer(self, status, content):
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("API-Version", "1.41")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Stay silent."""
+
+
+def test_docker_reads_every_variable(tmp_path):
+    """Its command line program does, and hands them to the engine, for which this stands."""
+    taken = written(tmp_path / "env", "docker")
+    with ThreadingHTTPServer(("127.0.0.1", 0), DockerApi) as engine:
+        serving = threading.Thread(target=engine.serve_forever)
+        serving.start()
+        host = f"tcp://127.0.0.1:{engine.server_port}"
+        ran("docker", "-H", host, "create", "--env-file", tmp_path / "env", "debian")
+        engine.shutdown()
+        serving.join()
+
+    assert ours("\0".join(engine.variables)) == taken
 
 
 def test_podman_reads_every_variable(debian, tmp_path_factory):
