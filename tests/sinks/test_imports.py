@@ -20,7 +20,7 @@ CHANNELS = {
     "apprise": {"type": "apprise", "urls": "env:URLS"},
     "webhook": {"type": "webhook", "url": "https://ops.example.com", "secret": "env:SECRET"},
 }
-EXTRAS = {"jinja2", "nacl", "apprise", "bcrypt", "moto"}
+EXTRAS = {"jinja2", "nacl", "apprise", "bcrypt", "moto", "psycopg"}
 HEAVY = EXTRAS | {"boto3", "botocore", "urllib3", "cryptography"}
 AWS_ITSELF = {"botocore", "urllib3"}
 NEEDS = {
