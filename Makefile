@@ -37,7 +37,7 @@ check: $(VENV)/.test ## lint, types, floors, dependencies, docs
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > .cache/floors.txt || (cat .cache/floors.txt; false)
 	@$(BIN)/deptry daemon 2> .cache/deptry.txt || (cat .cache/deptry.txt; false)
-	@$(BIN)/python -m pytest -q tests/test_docs.py tests/test_deploy.py
+	@$(BIN)/python -m pytest -q tests/test_docs.py tests/test_deploy.py tests/test_dashboard.py
 	@echo "lint, types, floors, dependencies and docs are in order"
 
 proof: $(VENV)/.test ## run the proofs, and write tests/PROOF.md anew

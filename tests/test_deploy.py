@@ -2,8 +2,9 @@
 
 import json
 import re
-import shutil
 import subprocess
+import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import kubernetes_validate
 import promql_parser
 import pytest
 import yaml
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 
 from rekeyd.commands import provisioning
 from rekeyd.config import load
@@ -110,47 +112,59 @@ def test_every_file_is_yaml(path: Path) -> None:
     assert all(yaml.safe_load_all(path.read_text()))
 
 
-def resources(folder: Path) -> list[dict[str, Any]]:
-    """Read what a kustomization names, and what those it builds on name."""
-    found = []
-    for name in yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]:
-        path = folder / name
-        found += resources(path) if path.is_dir() else list(yaml.safe_load_all(path.read_text()))
-    return found
+OPERATOR = {"PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}
+"""What Kubernetes does not know: the Prometheus operator's, as its resource definitions have it."""
 
 
-def validate(documents: list[dict[str, Any]]) -> None:
-    version = kubernetes_validate.latest_version()
-    for document in documents:
-        if document["apiVersion"] != "monitoring.coreos.com/v1":  # Kubernetes does not know it
-            kubernetes_validate.validate(document, version, strict=True)
+@cache
+def resources(folder: str) -> list[dict[str, Any]]:
+    """Return what `kubectl kustomize` makes of a folder of `deploy/kubernetes`."""
+    kubectl = Path(sys.executable).with_name("kubectl")
+    command = [kubectl, "kustomize", DEPLOY / "kubernetes" / folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def validate(document: dict[str, Any]) -> None:
+    if model := OPERATOR.get(document["kind"]):
+        understood = model.model_validate(document)
+        assert understood.model_dump(by_alias=True, exclude_none=True, mode="json") == document
+    else:
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_kubernetes_takes_every_resource(overlay: str) -> None:
-    validate(resources(DEPLOY / "kubernetes/overlays" / overlay))
+def test_kubernetes_takes_every_resource_that_kustomize_renders(overlay: str) -> None:
+    for document in resources(f"overlays/{overlay}"):
+        validate(document)
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl here")
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_kustomize_renders_what_kubernetes_takes(overlay: str) -> None:
-    folder = DEPLOY / "kubernetes/overlays" / overlay
-    done = subprocess.run(
-        ["kubectl", "kustomize", folder], capture_output=True, text=True, check=True, timeout=60
-    )
-    rendered = list(yaml.safe_load_all(done.stdout))
-    validate(rendered)
-    assert [one["kind"] for one in rendered].count("ConfigMap") == 1
-    spec = pod(rendered)
+def test_the_pod_is_given_its_image_and_its_configuration(overlay: str) -> None:
+    documents = resources(f"overlays/{overlay}")
+    spec = pod(documents)
     assert spec["containers"][0]["image"].startswith("registry.example.com/rekeyd:")
-    made = next(one["metadata"]["name"] for one in rendered if one["kind"] == "ConfigMap")
+    made = one(documents, "ConfigMap")["metadata"]["name"]
     assert made in [volume.get("configMap", {}).get("name") for volume in spec["volumes"]]
 
 
-def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
-    workload = next(
-        one for one in documents if one["kind"] in {"StatefulSet", "Deployment", "CronJob"}
+def test_the_operator_takes_the_alerts_as_the_documentation_wraps_them() -> None:
+    """deploy/README.md has a few lines of shell for it, whose end is `kubectl apply`."""
+    (lines,) = re.findall(
+        r"^\{\n.*?^\}", (DEPLOY / "README.md").read_text(), re.DOTALL | re.MULTILINE
     )
+    made = subprocess.run(
+        ["sh", "-ec", lines], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    document = yaml.safe_load(made.stdout)
+    validate(document)
+    assert document["spec"] == yaml.safe_load(RULES.read_text())
+
+
+def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = {"StatefulSet", "Deployment", "CronJob"}
+    workload = next(each for each in documents if each["kind"] in kinds)
     spec = workload["spec"]
     template = (
         spec["jobTemplate"]["spec"]["template"] if "jobTemplate" in spec else spec["template"]
@@ -161,7 +175,7 @@ def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_pod_is_as_restricted_as_its_namespace_demands(overlay: str) -> None:
     """Kubernetes, "Pod Security Standards": the profile `restricted`, and a read-only root."""
-    documents = resources(DEPLOY / "kubernetes/overlays" / overlay)
+    documents = resources(f"overlays/{overlay}")
     namespace = next(one for one in documents if one["kind"] == "Namespace")
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
     spec = pod(documents)
@@ -186,7 +200,7 @@ def test_rbac_names_the_secrets_that_the_configuration_fills() -> None:
         for sink in identity.sinks
         if sink.type == "kubernetes_secret"
     }
-    roles = [one for one in resources(DEPLOY / "kubernetes/base") if one["kind"] == "Role"]
+    roles = [one for one in resources("base") if one["kind"] == "Role"]
     granted = {
         (role["metadata"]["namespace"], name)
         for role in roles
@@ -202,7 +216,7 @@ def one(documents: list[dict[str, Any]], kind: str) -> dict[str, Any]:
 
 
 def test_the_probes_and_the_monitor_ask_what_the_daemon_answers() -> None:
-    documents = resources(DEPLOY / "kubernetes/overlays/single")
+    documents = resources("overlays/single")
     listen = load(DEPLOY / "kubernetes/base/rekeyd.yaml").listen
     template = one(documents, "StatefulSet")["spec"]["template"]
     (container,) = template["spec"]["containers"]
@@ -223,7 +237,7 @@ def test_the_probes_and_the_monitor_ask_what_the_daemon_answers() -> None:
 
 
 def test_the_network_admits_prometheus_alone_and_no_metadata_service() -> None:
-    policy = one(resources(DEPLOY / "kubernetes/base"), "NetworkPolicy")["spec"]
+    policy = one(resources("base"), "NetworkPolicy")["spec"]
     assert policy["podSelector"] == {}
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     (admitted,) = policy["ingress"]
@@ -235,28 +249,26 @@ def test_the_network_admits_prometheus_alone_and_no_metadata_service() -> None:
 
 
 def test_no_overlay_runs_two_daemons_on_one_state() -> None:
-    workload = one(resources(DEPLOY / "kubernetes/overlays/single"), "StatefulSet")["spec"]
+    workload = one(resources("overlays/single"), "StatefulSet")["spec"]
     assert workload["replicas"] == 1
     (claim,) = workload["volumeClaimTemplates"]
     assert claim["spec"]["accessModes"] == ["ReadWriteOncePod"]
-    job = one(resources(DEPLOY / "kubernetes/overlays/cronjob"), "CronJob")["spec"]
+    job = one(resources("overlays/cronjob"), "CronJob")["spec"]
     assert job["concurrencyPolicy"] == "Forbid"
 
 
 def test_replicas_differ_from_the_single_daemon_in_their_state_alone() -> None:
-    overlays = DEPLOY / "kubernetes/overlays"
-    replicas = resources(overlays / "replicas")
-    single, several = pod(resources(overlays / "single")), pod(replicas)
+    replicas = resources("overlays/replicas")
+    single, several = pod(resources("overlays/single")), pod(replicas)
     (alone,), (shared,) = single.pop("containers"), several.pop("containers")
-    mounts = {one["mountPath"] for one in shared.pop("volumeMounts")}
-    assert mounts == {one["mountPath"] for one in alone.pop("volumeMounts")} - {
-        "/var/lib/rekeyd"
-    } | {"/run/database"}
+    mounted = {each["mountPath"] for each in alone.pop("volumeMounts")}
+    mounts = {each["mountPath"] for each in shared.pop("volumeMounts")}
+    assert mounts == mounted - {"/var/lib/rekeyd"} | {"/run/database"}
     assert shared == alone
     assert one(replicas, "Deployment")["spec"]["replicas"] > 1
     assert one(replicas, "PodDisruptionBudget")["spec"]["minAvailable"] == 1
 
-    settings = load(overlays / "replicas/rekeyd.yaml")
+    settings = load(DEPLOY / "kubernetes/overlays/replicas/rekeyd.yaml")
     assert settings.state_is_shared
     state = set(re.findall(r"=(/[^&]+)/[^/&]+", settings.state))
     assert state == {"/run/database"}
