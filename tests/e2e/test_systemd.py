@@ -36,6 +36,40 @@ EFFECTS = ("CreateAccessKey", "GetCallerIdentity", "UpdateAccessKey", "DeleteAcc
 """The calls of a rotation, in their order: mint, verify, and the two of retirement."""
 
 SINK = "/var/lib/rekeyd-sinks/credentials"
+HUNG = 3
+"""Seconds without progress, instead of the daemon's own, after which a worker counts as hung."""
+
+WEDGE = "/var/lib/rekeyd/wedge"
+WEDGED = f"""
+from pathlib import Path
+from threading import Event
+from typing import Literal
+
+import rekeyd.service
+from rekeyd.sinks.aws_credentials import AwsCredentials
+
+rekeyd.service.HUNG = {HUNG}
+
+
+class Wedged(AwsCredentials):
+    type: Literal["wedged"]
+
+    def open(self, context):
+        sink = super().open(context)
+        put = sink.put
+
+        def stuck(pair):
+            if Path("{WEDGE}").exists():
+                Path("{WEDGE}").unlink()
+                Event().wait()
+            put(pair)
+
+        sink.put = stuck
+        return sink
+"""
+"""A sink whose worker never comes back from it, once: no sink of rekeyd's own can do that."""
+
+OFTEN = "[Timer]\nOnCalendar=\nOnCalendar=*:*:0/2\nRandomizedDelaySec=0\nAccuracySec=100ms\n"
 TEST_TIMES = f"[Service]\nWatchdogSec={WATCHDOG}s\nRestartSec=500ms\n"
 
 
@@ -50,7 +84,7 @@ def until(found, what, patience=PATIENCE):
 
 
 class Machine:
-    """A booted machine that shares the network with this one."""
+    """A machine of its own, but for the network, which it shares with this one."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -64,12 +98,18 @@ class Machine:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
-        self._init = until(lambda: children.read_text().split(), "its first process")[0]
+
+    def booted(self):
         until(
             lambda: self.run("systemctl", "is-system-running").stdout.strip() == "running",
             lambda: self.run("systemctl", "--failed").stdout,
         )
+
+    @property
+    def _init(self):
+        """Its init process. What else systemd-nspawn starts on the way there soon ends."""
+        children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children")
+        return until(lambda: children.read_text().split(), "its first process")[-1]
 
     def run(self, *command, check=False):
         """Run a command in the machine, as its root."""
@@ -181,6 +221,7 @@ def machine(debian, wheels, tmp_path_factory):
     shutil.copytree(wheels, folder / "wheels")
     started = Machine(folder)
     try:
+        started.booted()
         yield started
     finally:
         started.off()
@@ -242,7 +283,7 @@ def test_a_dry_run_of_the_installation_touches_nothing(machine):
     assert sorted(machine.path("/etc/systemd/system").rglob("*")) == before
 
 
-def test_the_units_are_clean_and_exposed_to_little(installed):
+def test_the_units_are_clean_and_exposed_to_little(installed, capsys):
     units = ("rekeyd.service", "rekeyd-rotate-due.service")
     verified = installed.run("systemd-analyze", "verify", *units, "rekeyd-rotate-due.timer")
     assert (verified.returncode, verified.stderr) == (0, "")
@@ -250,6 +291,8 @@ def test_the_units_are_clean_and_exposed_to_little(installed):
     for unit in units:
         analysed = installed.run("systemd-analyze", "security", "--no-pager", unit).stdout
         exposure = float(re.search(r"exposure level for .*: ([\d.]+)", analysed)[1])
+        with capsys.disabled():
+            print(f"\n{unit} is exposed to {exposure} of 10, in the words of systemd-analyze")
         assert exposure <= EXPOSURE, analysed
 
 
@@ -292,6 +335,28 @@ def test_a_hung_process_is_killed_by_the_watchdog_and_starts_again(unit):
     assert "Watchdog timeout" in shown.stdout
 
 
+def test_a_hung_worker_is_noticed_by_the_watchdog_and_the_pair_arrives(unit, cloud):
+    packages = unit.machine.path("/opt/rekeyd/lib/python3.11/site-packages")
+    (packages / "wedged.py").write_text(WEDGED)
+    named = packages / "wedged-1.dist-info"
+    named.mkdir()
+    (named / "METADATA").write_text("Metadata-Version: 2.1\nName: wedged\nVersion: 1\n")
+    (named / "entry_points.txt").write_text("[rekeyd.sinks]\nwedged = wedged:Wedged\n")
+    sink = unit.settings["identities"][0]["sinks"][0] | {"type": "wedged"}
+    unit.configure(identities=[unit.settings["identities"][0] | {"sinks": [sink]}])
+    assert unit.control("restart").returncode == 0
+    first, hung = unit.settled(cloud), unit.pid
+    unit.machine.run("touch", WEDGE, check=True)
+
+    unit.control("kill", "--kill-whom=main", "-s", "USR1")
+
+    unit.expect("verify")
+    began = time.monotonic()
+    until(lambda: unit.pid not in {0, hung}, "another process")
+    assert time.monotonic() - began <= HUNG + WATCHDOG + ABORT + SPARE
+    unit.replaced(first, cloud)
+
+
 @pytest.mark.parametrize("effect", EFFECTS)
 def test_a_kill_in_the_middle_of_a_rotation_leaves_one_good_pair(unit, cloud, effect):
     first, gate = unit.held(), cloud.proxy.hold(effect)
@@ -331,6 +396,26 @@ def test_it_stops_within_five_seconds(unit):
     assert (unit.show("Result"), unit.show("ExecMainStatus")) == ("success", "0")
 
 
+def test_a_stop_in_the_middle_of_a_rotation_finishes_its_step(unit, cloud):
+    first, gate = unit.held(), cloud.proxy.hold("CreateAccessKey")
+    unit.control("kill", "--kill-whom=main", "-s", "USR1")
+    assert gate.arrived.wait(PATIENCE)
+
+    unit.control("stop", "--no-block")
+    unit.expect("stopping")
+    cloud.proxy.mend()
+    gate.opened.set()
+
+    opened = time.monotonic()
+    until(lambda: unit.show("ActiveState") == "inactive", unit.log)
+    assert time.monotonic() - opened < 5
+    assert unit.show("ExecMainStatus") == "0"
+    made = set(cloud.keys()) - {first}
+    unit.control("start")
+    unit.replaced(first, cloud)
+    assert set(cloud.keys()) == made
+
+
 def test_a_configuration_that_cannot_work_is_not_tried_again(unit):
     unit.configure(identities="none")
 
@@ -340,19 +425,24 @@ def test_a_configuration_that_cannot_work_is_not_tried_again(unit):
     assert (unit.show("ExecMainStatus"), unit.show("NRestarts")) == ("78", "0")
 
 
-def test_one_look_from_the_timer_makes_the_first_pair(unit, cloud):
-    unit.control("stop")
+def test_the_timer_makes_the_first_pair_without_a_daemon(unit, cloud):
+    machine = unit.machine
+    unit.control("disable", "--now")
     for key in list(cloud.keys()):
         cloud.iam.delete_access_key(UserName="backup_user", AccessKeyId=key)
-    credentials = unit.machine.path("/etc/systemd/system/rekeyd-rotate-due.service.d")
-    shutil.copy(ROOT / "deploy/systemd/drop-ins/aws-credentials.conf", credentials)
-    unit.machine.run("systemctl", "daemon-reload", check=True)
+    units = machine.path("/etc/systemd/system")
+    credentials = ROOT / "deploy/systemd/drop-ins/aws-credentials.conf"
+    shutil.copy(credentials, units / "rekeyd-rotate-due.service.d")
+    (units / "rekeyd-rotate-due.timer.d").mkdir()
+    (units / "rekeyd-rotate-due.timer.d/often.conf").write_text(OFTEN)
+    machine.run("systemctl", "daemon-reload", check=True)
 
-    def looked_and_found_one():
-        unit.machine.run("systemctl", "start", "rekeyd-rotate-due.service", check=True)
-        return list(cloud.keys()) == [unit.held()]
+    machine.run("systemctl", "enable", "--now", "rekeyd-rotate-due.timer", check=True)
 
-    until(looked_and_found_one, unit.log)
+    until(lambda: list(cloud.keys()) == [unit.held()], unit.log)
+    machine.run("systemctl", "disable", "--now", "rekeyd-rotate-due.timer", check=True)
+    looks = machine.run("journalctl", "-q", "-u", "rekeyd-rotate-due.service").stdout
+    assert "Finished rekeyd-rotate-due.service" in looks
 
 
 # Walls
@@ -368,7 +458,12 @@ def test_the_journal_has_priorities_and_no_secret(unit, cloud):
     entries = unit.entries()
     priority = {json.loads(e["MESSAGE"])["event"]: e["PRIORITY"] for e in entries}
     assert (priority["rotated"], priority["reload refused"]) == ("6", "3")
-    assert {entry["_SYSTEMD_UNIT"] for entry in entries} == {"rekeyd.service"}
+    fields = {(e["_SYSTEMD_UNIT"], e["SYSLOG_IDENTIFIER"], e["_PID"]) for e in entries}
+    assert fields == {("rekeyd.service", "rekeyd", str(unit.pid))}
+    shown = unit.machine.run(
+        "journalctl", "-q", "-o", "cat", "-t", "rekeyd", "-p", "err", "-n", "1"
+    )
+    assert json.loads(shown.stdout)["event"] == "reload refused"
     file = ConfigParser()
     file.read(unit.machine.path("/var/lib/private/rekeyd-sinks/credentials"))
     assert file["default"]["aws_secret_access_key"] not in unit.log()
