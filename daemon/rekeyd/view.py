@@ -134,8 +134,7 @@ def sentence(step: Step) -> str:
 def _keys(s: Snapshot) -> list[KeyStatus]:
     found = []
     ours = {pair.key_id: pair for pair in s.custody.pairs}
-    delivered = [None, *(p for p in s.custody.pairs if p.current and not p.given_up)]
-    current = delivered[-1]
+    current = next((p for p in reversed(s.custody.pairs) if _delivered(p)), None)
     for key in s.keys:
         pair = ours.get(key.id)
         if key.id in s.custody.gone or (pair and pair.deleted):
@@ -153,6 +152,12 @@ def _keys(s: Snapshot) -> list[KeyStatus]:
             )
         )
     return found
+
+
+def _delivered(pair: Pair) -> bool:
+    """Whether every sink has had it. One that lost it since does not make an older pair current."""
+    arrived = pair.arrived is not None and pair.arrived >= pair.born  # not before a rollback to it
+    return pair.given_up is None and (pair.current is not None or arrived)
 
 
 def _state(pair: Pair | None, current: Pair | None, target: Pair | None) -> str:
