@@ -123,6 +123,25 @@ def test_it_says_first_whether_anything_is_to_be_done(statuses: list[Status], su
     assert summary in words(html)
 
 
+def test_many_identities_are_listed_first_and_each_is_a_step_away() -> None:
+    names = ["a", "b", "c"]
+    several = [replace(RESTING, identity=name) for name in names]
+    assert 'class="overview"' not in drawn(*several)
+    html = drawn(*several, HELD)
+    listed = words(html[html.index("<body>") : html.index("<main>")])
+    assert listed.endswith("1 of 4 identities waits for you ! held ✓ a ✓ b ✓ c ")
+    seen = [attributes for _, attributes in read(html).seen]
+    links = [each["href"] for each in seen if str(each.get("href")).startswith("#")]
+    places = [f"#{each['id']}" for each in seen if str(each.get("id")).startswith("identity-")]
+    assert links == places
+    assert len(links) == 4
+
+
+def test_it_says_how_all_goes_by_a_sign_too() -> None:
+    for status, sign in ((RESTING, "✓"), (FAILING, "↻"), (HELD, "!")):
+        assert f"rekeyd {sign} 1" in words(drawn(status))
+
+
 def test_what_waits_for_a_person_comes_first() -> None:
     html = drawn(RESTING, FAILING, HELD)
     assert html.index(">held<") < html.index(">failing<") < html.index(">backup_user<")
@@ -227,10 +246,11 @@ def test_nothing_of_what_it_shows_becomes_markup() -> None:
 
 
 def test_it_needs_no_other_address_no_script_and_no_style_but_its_own() -> None:
-    for name, attributes in read(drawn(RESTING, HELD, FAILING)).seen:
+    for name, attributes in read(drawn(*[RESTING] * 2, HELD, FAILING)).seen:
         assert name not in {"script", "img", "link", "iframe", "form", "base"}
         assert not {"style", "onload", "onclick", "src"} & attributes.keys()
-        assert attributes.get("href", "/metrics") in {"/metrics", "/api/v1/status"}
+        target = attributes.get("href") or "#"
+        assert target.startswith("#") or target in {"/metrics", "/api/v1/status"}
     assert "url(" not in style()
     assert "@import" not in style()
 
@@ -404,6 +424,16 @@ def test_a_far_rotation_is_pointed_at_and_leaves_the_past_its_room(age: timedelt
 def test_nothing_is_pointed_at_when_no_rotation_is_ahead() -> None:
     assert ">next" not in picture_of(replace(RESTING, next_rotation=None))
     assert ">next" not in picture_of(replace(RESTING, next_rotation=NOW - DAY))
+
+
+def test_what_was_not_looked_at_since_is_drawn_paler() -> None:
+    looked = replace(RESTING, at=NOW - 2 * DAY, next_rotation=None)
+    picture = picture_of(looked)
+    bars = re.findall(r'x="([\d.]+)%" width="([\d.]+)%"[^>]* class="bar ([\w ]+)"', picture)
+    assert bars[1:] == [("0.00", "50.00", "current"), ("50.00", "50.00", "current since")]
+    assert "every sink holds it, at the last look" in picture
+    gone = (*rotation(NOW - 9 * DAY, "OLDK"), event(NOW - 8 * DAY, "delete", "delete …OLDK"))
+    assert drawn(looked, events=gone).count(" since") == 1
 
 
 def test_the_picture_marks_a_deletion() -> None:

@@ -27,6 +27,11 @@ class Life:
     deleted: datetime | None = None
     state: str = "gone"
 
+    @property
+    def exists(self) -> bool:
+        """Whether the last look saw it."""
+        return self.deleted is None and self.state != "gone"
+
     def phases(self) -> Iterator[tuple[str, datetime, datetime]]:
         """Yield what it was, from when, until when: new, current, superseded, inactive, foreign."""
         end = self.deleted or self.seen

@@ -8,6 +8,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 
+from rekeyd import __version__
 from rekeyd.lives import Life, lives
 from rekeyd.markup import Markup, join, raw, tag
 from rekeyd.ports import Event
@@ -20,6 +21,9 @@ ROW = 38
 
 TOP = 22
 """Pixels above the first one, for the word `now`."""
+
+FEW = 3
+"""How many identities are seen at a glance without a list of them."""
 
 PHASES = {
     "new": "new: being proved and delivered",
@@ -54,7 +58,10 @@ def page(
 ) -> bytes:
     """Draw how every identity stands. Those that wait for a person come first."""
     ordered = sorted(statuses, key=lambda s: (s.hold is None, s.failing is None, s.identity))
-    cards = [_card(status, timeline(status.identity), now) for status in ordered]
+    cards = [
+        _card(f"identity-{place}", status, timeline(status.identity), now)
+        for place, status in enumerate(ordered)
+    ]
     head = tag(
         "head",
         raw('<meta charset="utf-8">'),
@@ -65,12 +72,12 @@ def page(
     )
     body = tag(
         "body",
-        tag("header", tag("h1", "rekeyd"), tag("p", _summary(ordered), class_="summary")),
+        tag("header", tag("h1", "rekeyd"), _headline(ordered), _overview(ordered)),
         tag("main", *cards) if cards else tag("main", tag("p", "Nothing has been looked at yet.")),
         _legend() if cards else None,
         tag(
             "footer",
-            tag("p", "As of ", _instant(now)),
+            tag("p", f"rekeyd {__version__}, as of ", _instant(now)),
             tag("nav", _link("/metrics"), _link("/api/v1/status"), aria_label="For machines"),
         ),
     )
@@ -79,6 +86,23 @@ def page(
 
 def _link(path: str) -> Markup:
     return tag("a", path, href=path)
+
+
+def _headline(statuses: Sequence[Status]) -> Markup:
+    worst = _mood(statuses[0]) if statuses else ("busy", "…")
+    return tag("p", _icon(worst[1]), _summary(statuses), class_=f"summary {worst[0]}")
+
+
+def _overview(statuses: Sequence[Status]) -> Markup | None:
+    """List the identities, those that wait for a person first, where there are many."""
+    if len(statuses) <= FEW:
+        return None
+    items = []
+    for place, status in enumerate(statuses):
+        mood, icon = _mood(status)
+        link = tag("a", _icon(icon), status.identity, href=f"#identity-{place}", class_=mood)
+        items.append(tag("li", link))
+    return tag("nav", tag("ul", *items), class_="overview", aria_label="Identities")
 
 
 def _summary(statuses: Sequence[Status]) -> str:
@@ -94,7 +118,7 @@ def _summary(statuses: Sequence[Status]) -> str:
     return f"{total}, {'all ' if len(statuses) > 1 else ''}in order"
 
 
-def _card(status: Status, events: Sequence[Event], now: datetime) -> Markup:
+def _card(place: str, status: Status, events: Sequence[Event], now: datetime) -> Markup:
     told = lives(status, events)
     return tag(
         "article",
@@ -104,17 +128,23 @@ def _card(status: Status, events: Sequence[Event], now: datetime) -> Markup:
         _sinks(status.sinks),
         tag("section", tag("h3", "Pairs in time"), *_timeline(status, told, now)) if told else None,
         tag("p", "last look ", _ago(status.at, now), f" · rule {status.rule}", class_="look"),
+        id=place,
     )
 
 
 def _badge(status: Status) -> Markup:
+    mood, icon = _mood(status)
+    said = {"bad": "on hold", "warn": "trying again", "good": "in order", "busy": status.stage}
+    return tag("p", _icon(icon), said[mood], class_=f"badge {mood}")
+
+
+def _mood(status: Status) -> tuple[str, str]:
+    """Tell how an identity does: a class of the style sheet, and a sign that needs no colour."""
     if status.hold:
-        return tag("p", _icon("!"), "on hold", class_="badge bad")
+        return "bad", "!"
     if status.failing:
-        return tag("p", _icon("↻"), "trying again", class_="badge warn")
-    if status.stage == "resting":
-        return tag("p", _icon("✓"), "in order", class_="badge good")
-    return tag("p", _icon("→"), status.stage, class_="badge busy")
+        return "warn", "↻"
+    return ("good", "✓") if status.stage == "resting" else ("busy", "→")
 
 
 def _icon(character: str) -> Markup:
@@ -239,7 +269,7 @@ def _picture(told: Sequence[Life], scale: _Scale, now: datetime, due: datetime) 
     elif due > scale.end:
         far = _Scale(scale.start, due).name(due)
         labels.append(_text(100, bottom + 16, f"next {far} \N{RIGHTWARDS ARROW}", "axis"))
-    rows = [_row(life, TOP + ROW * place, scale) for place, life in enumerate(told)]
+    rows = [_row(life, TOP + ROW * place, scale, now) for place, life in enumerate(told)]
     return tag(
         "svg",
         tag("line", x1="0", x2="100%", y1=str(bottom), y2=str(bottom), class_="base"),
@@ -259,8 +289,11 @@ def _mark(place: float, bottom: int, kind: str, word: str | None) -> Markup:
     return join(line, _text(place, TOP - 10, word, "axis") if word else None)
 
 
-def _row(life: Life, top: int, scale: _Scale) -> Markup:
-    bars = [_bar(*phase, top + 18, scale) for phase in life.phases()]
+def _row(life: Life, top: int, scale: _Scale, now: datetime) -> Markup:
+    phases = list(life.phases())
+    bars = [_bar(*phase, top + 18, scale) for phase in phases]
+    if life.exists and life.seen < now:
+        bars.append(_bar(f"{phases[-1][0]} since", life.seen, now, top + 18, scale))
     end = scale.place(life.deleted or life.seen)
     deleted = _cross(end, top + 24) if life.deleted else None
     start = scale.place(life.created)
@@ -273,18 +306,19 @@ def _row(life: Life, top: int, scale: _Scale) -> Markup:
     )
 
 
-def _bar(phase: str, start: datetime, end: datetime, top: int, scale: _Scale) -> Markup:
+def _bar(kind: str, start: datetime, end: datetime, top: int, scale: _Scale) -> Markup:
+    phase, _, since = kind.partition(" ")
     left = scale.place(start)
     width = max(scale.place(end) - left, 0.4)
     return tag(
         "rect",
-        tag("title", PHASES[phase]),
+        tag("title", PHASES[phase] + (", at the last look" if since else "")),
         x=f"{left:.2f}%",
         width=f"{width:.2f}%",
         y=str(top),
         height="12",
         rx="2",
-        class_=f"bar {phase}",
+        class_=f"bar {kind}",
         fill="url(#stripes)" if phase == "superseded" else None,
     )
 
