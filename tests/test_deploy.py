@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -259,7 +260,7 @@ def test_no_overlay_runs_two_daemons_on_one_state() -> None:
 
 def test_replicas_differ_from_the_single_daemon_in_their_state_alone() -> None:
     replicas = resources("overlays/replicas")
-    single, several = pod(resources("overlays/single")), pod(replicas)
+    single, several = deepcopy((pod(resources("overlays/single")), pod(replicas)))
     (alone,), (shared,) = single.pop("containers"), several.pop("containers")
     mounted = {each["mountPath"] for each in alone.pop("volumeMounts")}
     mounts = {each["mountPath"] for each in shared.pop("volumeMounts")}
