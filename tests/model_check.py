@@ -109,7 +109,7 @@ class ModelCheck:
                 return []
             for new in self._mischief_at(state):
                 found += self._calm_line(new)
-            state.truth = None  # it will not be left again
+            state.truth = state.calm = None  # it will not be left again
         self.report.mischief += 1
         return found
 
@@ -221,6 +221,7 @@ STRIKING = (
     Fault.LOST_COMMITTED,
     Fault.DISK_FULL,
     Fault.DISK_FULL_BUT_DURABLE,
+    Fault.SLOW,
 )
 
 
@@ -230,9 +231,9 @@ def _faults(calm: Outcome) -> Iterator[Move]:
         if call in TOLD:
             for fault in STRIKING:
                 if fault in POSSIBLE[call]:
-                    yield Cycle(number, fault)
+                    yield Cycle(((number, fault),))
         elif call == "sink.read":
-            yield Cycle(number, Fault.LOST_BEFORE)
+            yield Cycle(((number, Fault.LOST_BEFORE),))
 
 
 def _shown(calm: Outcome) -> Iterator[Move]:

@@ -10,13 +10,12 @@ back. What else people and fronts do is the first model's.
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from model_check import MODELS, ModelCheck, State
 from world.checker import Violation
-from world.explore import Cycle, Deed, Explorer, Move, Outcome
+from world.explore import Cycle, Deed, Explorer, Move, Outcome, Point
 from world.faults import POSSIBLE, Fault
 from world.replicas import SharedWorld, Stop
 from world.truth import Truth
@@ -35,8 +34,7 @@ class Stopped:
     """A process is stopped, and when it goes on, a fault may strike one of its later calls."""
 
     stop: Stop
-    call: int = -1
-    fault: Fault = Fault.NONE
+    strikes: tuple[tuple[int, Fault], ...] = ()
 
 
 class ReplicaExplorer(Explorer):
@@ -48,35 +46,41 @@ class ReplicaExplorer(Explorer):
         assert isinstance(self.world, SharedWorld)
         self.world.stop = move.stop
         try:
-            return super().apply(truth, Cycle(move.call, move.fault))
+            return super().apply(truth, Cycle(move.strikes))
         finally:
             self.world.stop = None
 
 
 class ReplicaCheck(ModelCheck):
-    """Explores one model with replicas. `points` are the calls and what went wrong with each."""
+    """Explores one model with replicas. `points` are where its faults struck."""
 
     worlds = SharedWorld
     explorers = ReplicaExplorer
 
     def __init__(self, model: str) -> None:
         super().__init__(model)
-        self.points: Counter[tuple[str, Fault]] = Counter()
+        self.points: set[Point] = set()
         self.stops = 0
 
     def _mischief(self, state: State, truth: Truth, calm: Outcome) -> Iterator[Move]:
         for number, call in enumerate(calm.calls):
             if call in STOPPABLE:
                 for fault in POSSIBLE[call]:
-                    self.points[call, fault] += 1
-                    yield Cycle(number, fault)
+                    if fault is not Fault.SLOW:  # which is a stop in which nobody else goes on
+                        yield Cycle(((number, fault),))
                 yield from self._stops(state, truth, number)
         if not truth.requests:
             yield from (Deed("ask", (kind,)) for kind in ASKED if kind)
 
     def _excused(self, state: State, held: Outcome) -> bool:
         """Or a mint whose process was stopped for minutes and then killed."""
-        return super()._excused(state, held) or held.hold == "interrupted"
+        late = held.hold == "interrupted" and self._explorer.world.minted_late
+        return super()._excused(state, held) or late
+
+    def _apply(self, state: State, truth: Truth, move: Move) -> Outcome:
+        outcome = super()._apply(state, truth, move)
+        self.points.update(outcome.struck)
+        return outcome
 
     def _stops(self, state: State, truth: Truth, number: int) -> Iterator[Move]:
         for duration in STOPPED:
@@ -92,8 +96,7 @@ class ReplicaCheck(ModelCheck):
         for number in range(stop.call + 1, len(calls)):
             if calls[number] in TOLD:
                 for fault in POSSIBLE[calls[number]]:
-                    self.points[calls[number], fault] += 1
-                    yield Stopped(stop, number, fault)  # type: ignore[misc]
+                    yield Stopped(stop, ((number, fault),))  # type: ignore[misc]
 
 
 def main() -> int:

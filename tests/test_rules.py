@@ -151,18 +151,25 @@ class TestCloseACrashedMint:
 
     AT = ago(SETTLE)
 
-    def crashed(self, *keys: Key, at: datetime = AT, **seen: Any) -> Snapshot:
+    def crashed(
+        self, *keys: Key, at: datetime = AT, found: datetime | None = AT, **seen: Any
+    ) -> Snapshot:
         return look(
             key(OLD, 2 * HOUR),
             *keys,
             pairs=(pair(OLD, 2 * HOUR),),
             holds=seen.pop("holds", OLD),
-            intent=Intent(at, frozenset({OLD})),
+            intent=Intent(at, frozenset({OLD}), found),
             **seen,
         )
 
+    def test_from_when_it_is_found_its_call_is_over(self) -> None:
+        custody = custody_after(self.crashed(found=None))
+
+        assert custody.intent == Intent(self.AT, frozenset({OLD}), NOW)
+
     def test_it_is_waited_for_until_no_listing_can_hide_the_key(self) -> None:
-        waiting = self.crashed(key(NEW, SETTLE - MINUTE), at=self.AT + MINUTE)
+        waiting = self.crashed(key(NEW, SETTLE - MINUTE), found=self.AT + MINUTE)
 
         assert decide(waiting).rule == "rest"
 
@@ -193,7 +200,7 @@ class TestCloseACrashedMint:
 
     def test_a_key_known_before_is_somebody_elses(self) -> None:
         seen = self.crashed(key(FOREIGN, SETTLE))
-        intent = Intent(self.AT, frozenset({OLD, FOREIGN}))
+        intent = Intent(self.AT, frozenset({OLD, FOREIGN}), self.AT)
 
         custody = custody_after(replace(seen, custody=replace(seen.custody, intent=intent)))
 
@@ -216,7 +223,7 @@ class TestCloseACrashedMint:
         assert (decision.rule, reason(self.crashed(*keys))) == ("mint", "interrupted")
 
     def test_no_second_key_is_made_meanwhile(self) -> None:
-        asked = self.crashed(at=ago(MINUTE), asked=NOW)
+        asked = self.crashed(at=ago(MINUTE), found=ago(MINUTE), asked=NOW)
 
         assert decide(asked).rule == "rest"
 
@@ -634,10 +641,11 @@ class TestRest:
         assert self.until(steady()) == ago(2 * HOUR) + DAY
 
     def test_until_an_interrupted_mint_can_be_closed(self) -> None:
-        at = ago(MINUTE)
-        seen = steady(custody=replace(steady().custody, intent=Intent(at, frozenset())))
+        found = ago(MINUTE)
+        intent = Intent(ago(HOUR), frozenset(), found)
+        seen = steady(custody=replace(steady().custody, intent=intent))
 
-        assert self.until(seen) == at + SETTLE
+        assert self.until(seen) == found + SETTLE
 
     def test_until_the_overlap_is_over(self) -> None:
         assert self.until(superseded(HOUR / 2, old={}, listed={})) == NOW + HOUR / 2
@@ -654,7 +662,8 @@ class TestRest:
         assert self.until(seen) == ago(MINUTE) + SETTLE
 
     def test_but_never_for_ever(self) -> None:
-        seen = look(holds=None, intent=Intent(ago(SETTLE) + MINUTE, frozenset()))
+        found = ago(SETTLE) + MINUTE
+        seen = look(holds=None, intent=Intent(found, frozenset(), found))
         assert self.until(seen) == NOW + MINUTE
 
         far = Timing(lambda born: NOW, OVERLAP, GRACE, SETTLE)
@@ -665,9 +674,11 @@ class TestRest:
 class TestEdges:
     """The instant at which something is due belongs to it, and what is later does not."""
 
+    intent = Intent(ago(20 * MINUTE), frozenset(), ago(SETTLE))
+
     def test_a_key_made_at_the_end_of_the_calls_window_may_be_the_orphan(self) -> None:
         made = 20 * MINUTE - CALL_WINDOW
-        seen = look(key(FOREIGN, made), intent=Intent(ago(20 * MINUTE), frozenset()))
+        seen = look(key(FOREIGN, made), intent=self.intent)
 
         assert changed(seen, FOREIGN).orphan
 
@@ -677,7 +688,7 @@ class TestEdges:
 
     def test_a_key_made_as_much_before_its_intent_as_clocks_differ_may_be_the_orphan(self) -> None:
         made = 20 * MINUTE + CLOCK_SKEW
-        seen = look(key(FOREIGN, made), intent=Intent(ago(20 * MINUTE), frozenset()))
+        seen = look(key(FOREIGN, made), intent=self.intent)
 
         assert changed(seen, FOREIGN).orphan
 

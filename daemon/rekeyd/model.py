@@ -69,10 +69,15 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """Written before the call that cannot be repeated: when, and which keys there were."""
+    """Written before the call that cannot be repeated: when, and which keys there were.
+
+    A process can be stopped before it sends the call, for any time: only when a look finds the
+    intent open is that call known to be over.
+    """
 
     at: datetime
     known: frozenset[str]
+    found: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

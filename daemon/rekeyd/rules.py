@@ -61,7 +61,12 @@ def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
     nobody can tell whether it is ours: the intent stays open, and `mint` waits for a person.
     """
     intent = s.custody.intent
-    if intent is None or s.now < intent.at + t.settle:
+    if intent is None:
+        return None
+    if intent.found is None:
+        found = replace(intent, found=s.now)
+        return Record("a mint was interrupted", replace(s.custody, intent=found))
+    if s.now < _settled(intent, t):
         return None
     unexplained = _unexplained(s, intent)
     born = {k.id: k.created for k in unexplained if k.created}
@@ -192,8 +197,8 @@ def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
 def mint(s: Snapshot, t: Timing) -> Step | None:
     """Make a new pair when it is due and there is room for it. Every sink could take it."""
     if intent := s.custody.intent:
-        settled = s.now >= intent.at + t.settle
-        return holds.interrupted(_unexplained(s, intent)) if settled else None
+        waiting = s.now < _settled(intent, t)
+        return None if waiting else holds.interrupted(_unexplained(s, intent))
     if not due(s, t):
         return None
     expected = {p.key_id for p in s.custody.pairs if not p.deleted and not p.missing}
@@ -210,7 +215,7 @@ def rest(s: Snapshot, t: Timing) -> Step:
     """Sleep until the next instant at which a rule could match."""
     instants = [t.due(s.target.born)] if s.target else []
     if s.custody.intent:
-        instants.append(s.custody.intent.at + t.settle)
+        instants.append(_settled(s.custody.intent, t))
     for pair in s.custody.pairs:
         since = (pair.born, pair.missing, pair.deleted, pair.deactivated)
         instants += [instant + t.settle for instant in since if instant]
@@ -266,6 +271,11 @@ def _dispensable(s: Snapshot, pair: Pair) -> bool:
 def _shown(s: Snapshot, pair: Pair) -> bool:
     """Whether this very listing shows it Active."""
     return any(key.id == pair.key_id and key.active for key in s.keys)
+
+
+def _settled(intent: Intent, t: Timing) -> datetime:
+    """When no listing can hide the key of an interrupted mint any more."""
+    return (intent.found or intent.at) + t.settle
 
 
 def _unexplained(s: Snapshot, intent: Intent) -> list[Key]:

@@ -1,7 +1,7 @@
 """The world in which the tests run the program: see world.world."""
 
 from world.checker import Violation
-from world.faults import POSSIBLE, Alternating, Chooser, Crash, Dice, Fault, Stalest
+from world.faults import POSSIBLE, Chooser, Crash, Dice, Fault, Stalest
 from world.truth import ABSENT, ACTIVE, INACTIVE, PERSON, START, US
 from world.world import HOUR, MINUTE, NAME, NORMAL, Delays, World, every
 
@@ -17,7 +17,6 @@ __all__ = [
     "POSSIBLE",
     "START",
     "US",
-    "Alternating",
     "Chooser",
     "Crash",
     "Delays",

@@ -7,7 +7,7 @@ rules make no difference any more. What no rule and no front can show any more i
 from datetime import datetime, timedelta
 from typing import Any
 
-from rekeyd.model import Pair
+from rekeyd.model import Intent, Pair
 from world.truth import TrueKey, TrueSink, Truth
 
 
@@ -23,11 +23,6 @@ class Canon:
         """Return a hashable key: equal for truths from which the same can happen."""
         return _Keyed(self, truth).key()
 
-    def ago(self, now: datetime, instant: datetime | None) -> float | None:
-        if instant is None:
-            return None
-        return min((now - instant).total_seconds(), self.far)
-
     def shows(self, now: datetime, key: TrueKey) -> bool:
         return key.exists or key.changes[-1].at > now - self.visible
 
@@ -35,6 +30,7 @@ class Canon:
 class _Keyed:
     def __init__(self, canon: Canon, truth: Truth) -> None:
         self.canon, self.truth = canon, truth
+        self.now, self.far = truth.now, canon.far
         named = {pair.key_id for pair in truth.custody.pairs}
         named |= {sink.pair.key_id for sink in truth.sinks.values() if sink.pair}
         named |= {request.argument for _, request in truth.requests}
@@ -52,21 +48,29 @@ class _Keyed:
             tuple([self._key(key) for key in self.kept]),
             tuple([self._sink(sink) for sink in truth.sinks.values()]),
             tuple([self._pair(pair) for pair in custody.pairs]),
-            custody.intent and (self._ago(custody.intent.at), self._named(custody.intent.known)),
+            self._intent(custody.intent),
             self._ago(custody.asked),
             tuple([(sink, names.get(held, held)) for sink, held in custody.ledger.items()]),
             self._named(custody.gone),
             tuple([(r.kind, names.get(r.argument, r.argument)) for _, r in truth.requests]),
-            tuple([self._ago(at) for at in truth.intents if self._ago(at) != self.canon.far]),
+            tuple([self._ago(at) for at in truth.intents if self._ago(at) != self.far]),
             names.get(truth.minted or ""),
             truth.lease.held and self._ago(truth.lease.renewed),
         )
 
     def _ago(self, instant: datetime | None) -> float | None:
-        return self.canon.ago(self.truth.now, instant)
+        if instant is None:
+            return None
+        ago = (self.now - instant).total_seconds()
+        return min(ago, self.far)
 
     def _named(self, ids: Any) -> frozenset[int]:
         return frozenset([self.names[i] for i in ids if i in self.names])
+
+    def _intent(self, intent: Intent | None) -> tuple[Any, ...]:
+        if intent is None:
+            return ()
+        return self._ago(intent.at), self._ago(intent.found), self._named(intent.known)
 
     def _key(self, key: TrueKey) -> tuple[Any, ...]:
         truth, canon = self.truth, self.canon

@@ -33,9 +33,10 @@ class Checker:
 
     def creating(self) -> None:
         """S3. Excused: a key that a person made so lately that the listing need not show it."""
-        truth, delay = self._world.truth, self._world.delays.list
-        known = [k for k in truth.living if k.maker == US or k.created <= truth.looked - delay]
-        if len(known) >= 2 or len(truth.listed) >= 2:
+        world, truth = self._world, self._world.truth
+        shown = world.looked - world.delays.list
+        known = [k for k in truth.living if k.maker == US or k.created <= shown]
+        if len(known) >= 2 or len(world.listed) >= 2:
             self._found(f"S3: a third key is made beside {', '.join(k.id for k in known)}")
         for pair in truth.custody.pairs:
             key = truth.keys.get(pair.key_id)

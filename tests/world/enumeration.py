@@ -1,20 +1,21 @@
 """Every crash point, and every pair of them: all ways in which a rotation can go wrong twice.
 
 The calm way from a truth is one line: cycle after cycle until the program rests until the next
-rotation. Each call on it can go wrong in every way of `POSSIBLE`; where that leads, a new line
-begins, on which everything can go wrong once more. Lines that meet again are walked once.
+rotation. Each call on it can go wrong in every way of `POSSIBLE`; in what is left of that cycle,
+and on the new line that begins where it leads, everything can go wrong once more. Lines that meet
+again are walked once.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from rekeyd.steps import Step
 from world.canon import Canon
 from world.checker import Violation
-from world.explore import CALM, LONG, Explorer, Move, Wait, faulted
-from world.faults import Fault
+from world.explore import CALM, LONG, Cycle, Explorer, Move, Outcome, Point, Wait, faulted
 from world.truth import Truth
 from world.world import HOUR, World
 
@@ -34,7 +35,8 @@ class Node:
     truth: Truth
     came: tuple[Key, tuple[Move, ...]] | None
     next: Key | None = None
-    faults: list[Key] | None = None
+    hits: dict[int, list[Key]] | None = None
+    """Where so many faults in this one cycle lead."""
     calls: tuple[str, ...] = ()
     end: str | None = None
 
@@ -43,10 +45,13 @@ class Node:
 class Tally:
     """What was tried."""
 
-    points: Counter[tuple[str, Fault]] = field(default_factory=Counter)
+    points: Counter[Point] = field(default_factory=Counter)
     singles: int = 0
     pairs: int = 0
+    at_once: int = 0
+    """Those of the pairs that strike one cycle twice."""
     holds: Counter[str] = field(default_factory=Counter)
+    """Those at the ends, but where only a person can know."""
     nodes: int = 0
     steps: set[type[Step]] = field(default_factory=set)
 
@@ -58,14 +63,15 @@ class Enumeration:
         self,
         world: World,
         *,
-        faults: int = 2,
+        apart: bool = True,
         down: tuple[timedelta, ...] = (LONG,),
         stalest: bool = False,
     ) -> None:
+        """Two faults strike; unless `apart`, in one cycle only."""
         self._explorer = Explorer(world, stalest=stalest)
         self._canon = Canon(FAR, world.delays.list, world.lag)
         self._nodes: dict[Key, Node] = {}
-        self._faults = faults
+        self._apart = apart
         self._down = (timedelta(), *down)
         self.tally = Tally()
 
@@ -73,14 +79,17 @@ class Enumeration:
         """Try everything. Raises `Violation` with the story of the first that is found."""
         start = self._node(self._explorer.start, None)
         with self._explorer.running():
-            lines = {start}
-            for budget in range(self._faults, -1, -1):
-                walked = {key for line in lines for key in self._walk(line)}
-                if budget:
-                    lines = {hit for key in walked for hit in self._strike(key, budget)}
+            lines: dict[int, set[Key]] = defaultdict(set)
+            lines[2].add(start)
+            for budget in (2, 1, 0):
+                walked = {key for line in lines[budget] for key in self._walk(line)}
+                for key in walked if budget else ():
+                    for used, hits in self._strike(key, budget).items():
+                        lines[budget - used if self._apart else 0].update(hits)
         counts: dict[tuple[Key, int], int] = {}
         self.tally.singles = self._count(start, 1, counts)
         self.tally.pairs = self._count(start, 2, counts)
+        self.tally.at_once = sum(len(self._hits(key, 2)) for key in self._walk(start))
         self.tally.nodes = len(self._nodes)
         return self.tally
 
@@ -109,10 +118,7 @@ class Enumeration:
             key = node.next
 
     def _advance(self, key: Key, node: Node, held: int) -> int:
-        try:
-            outcome = self._explorer.apply(node.truth, CALM)
-        except Violation as violation:
-            self._fail(key, (CALM,), str(violation))
+        outcome = self._apply(key, CALM)
         node.calls = outcome.calls
         decision = self._explorer.world.diary.decision
         if decision:
@@ -127,28 +133,37 @@ class Enumeration:
         node.next = self._node(outcome.truth, (key, (CALM,)))
         if outcome.hold and (held > HELD or node.next == key):
             node.next, node.end = None, f"hold {outcome.hold}"
-            self.tally.holds[outcome.hold] += 1
+            if outcome.hold != "interrupted" or not self._explorer.world.minted_late:
+                self.tally.holds[outcome.hold] += 1
         return held
 
-    def _strike(self, key: Key, budget: int) -> list[Key]:
+    def _strike(self, key: Key, budget: int) -> Mapping[int, list[Key]]:
         """Let each call of this cycle go wrong in every way; return where that leads."""
         node = self._nodes[key]
-        if node.faults is not None:
-            return node.faults
-        node.faults = []
-        for move in faulted(node.calls):
-            self.tally.points[node.calls[move.call], move.fault] += 1
-            try:
-                outcome = self._explorer.apply(node.truth, move)
-            except Violation as violation:
-                self._fail(key, (move,), str(violation))
-            for pause in self._down if move.fault.kills else self._down[:1]:
+        if node.hits is None:
+            node.hits = {}
+            self._strike_on(key, CALM, node.calls, budget)
+        return node.hits
+
+    def _strike_on(self, key: Key, so_far: Cycle, calls: Sequence[str], budget: int) -> None:
+        """Let what a cycle still does after some faults go wrong once more, and so on."""
+        for move in faulted(calls, so_far):
+            outcome = self._apply(key, move)
+            self.tally.points.update(outcome.struck[-1:])
+            hits = self._hits(key, len(move.strikes))
+            for pause in self._down if move.kills else self._down[:1]:
                 moves: tuple[Move, ...] = (move, Wait(pause)) if pause else (move,)
                 truth = outcome.truth
                 if pause:
                     truth = self._explorer.apply(truth, Wait(pause)).truth
-                node.faults.append(self._node(truth, (key, moves)))
-        return node.faults
+                same = truth is self._nodes[key].truth
+                hits.append(key if same else self._node(truth, (key, moves)))
+            if len(move.strikes) < budget and not move.kills:
+                self._strike_on(key, move, outcome.calls, budget)
+
+    def _hits(self, key: Key, faults: int) -> list[Key]:
+        hits = self._nodes[key].hits
+        return [] if hits is None else hits.setdefault(faults, [])
 
     def _count(self, key: Key | None, faults: int, counts: dict[tuple[Key, int], int]) -> int:
         """Return in how many ways exactly that many faults can strike from here on."""
@@ -160,12 +175,19 @@ class Enumeration:
             key = self._nodes[key].next
         total = counts[key, faults] if key is not None else 0
         for visited in reversed(line):
-            hits = self._nodes[visited].faults or []
-            total += sum(self._count(hit, faults - 1, counts) for hit in hits)
+            for used in range(1, faults + 1):
+                hits = self._hits(visited, used)
+                total += sum(self._count(hit, faults - used, counts) for hit in hits)
             counts[visited, faults] = total
         return total
 
-    def _fail(self, key: Key, moves: tuple[Move, ...], what: str) -> None:
+    def _apply(self, key: Key, move: Move) -> Outcome:
+        try:
+            return self._explorer.apply(self._nodes[key].truth, move)
+        except Violation as violation:
+            self._fail(key, (move,), str(violation))
+
+    def _fail(self, key: Key, moves: tuple[Move, ...], what: str) -> NoReturn:
         path: list[Move] = list(moves)
         at: Key | None = key
         while at is not None:

@@ -4,27 +4,32 @@ A move is one cycle of the program (with a fault, or with what the fronts choose
 a person, or time that passes. Moves start from any truth that was kept, so a search can branch.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
+from rekeyd import observe, perform, reconcile
 from rekeyd.steps import Hold, Rest
 from world.checker import Violation
-from world.faults import POSSIBLE, Chooser, Fault, Option, no_faults
+from world.faults import POSSIBLE, Chooser, Fault, Option
 from world.truth import Truth
 from world.world import HOUR, MINUTE, World
 
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """The program looks, plans and performs once. `fault` strikes the call of that number."""
+    """The program looks, plans and performs once. Each fault strikes the call of its number."""
 
-    call: int = -1
-    fault: Fault = Fault.NONE
+    strikes: tuple[tuple[int, Fault], ...] = ()
     shown: tuple[int, ...] = ()
     """Which option each front chooses, in the order of the calls: what is usual for all others."""
+
+    @property
+    def kills(self) -> bool:
+        return any(fault.kills for _, fault in self.strikes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,12 @@ class Wait:
 
 Move = Cycle | Deed | Wait
 
+Point = tuple[str, int, str, Fault]
+"""Module and line of the program that make a call, the call, and what goes wrong with it."""
+
+CORE = (observe, perform, reconcile)
+"""The modules that call the ports."""
+
 CALM = Cycle()
 """A cycle in which nothing goes wrong and every front shows the truth."""
 
@@ -55,6 +66,8 @@ class Outcome:
     truth: Truth
     calls: tuple[str, ...] = ()
     """The calls that the program made."""
+    struck: tuple[Point, ...] = ()
+    """Where its faults struck."""
     options: tuple[int, ...] = ()
     """How many answers each front could choose from, where there was a choice."""
     rest: timedelta | None = None
@@ -114,26 +127,35 @@ class Explorer:
             case Wait(duration):
                 self.world.tell(f"{duration} pass while the program is down")
                 return Outcome(replace(truth, now=truth.now + duration))
-            case Cycle(call, fault, shown):
-                return self._cycle(call, fault, shown)
+            case Cycle():
+                return self._cycle(move)
 
-    def _cycle(self, call: int, fault: Fault, shown: tuple[int, ...]) -> Outcome:
+    def _cycle(self, move: Cycle) -> Outcome:
         world = self.world
-        self._shown.numbers, self._shown.options = shown, []
-        world.faults = no_faults
-        if fault is not Fault.NONE:
-            world.faults = lambda number, _name: fault if number == call else Fault.NONE
+        self._shown.numbers, self._shown.options = move.shown, []
+        strikes = dict(move.strikes)
+        struck: list[Point] = []
+
+        def fault(number: int, call: str) -> Fault:
+            if number not in strikes:
+                return Fault.NONE
+            struck.append((*_caller(), call, strikes[number]))
+            return strikes[number]
+
+        world.faults = fault
         world.cycle()
-        outcome = Outcome(world.truth, tuple(world.calls), tuple(self._shown.options))
+        outcome = Outcome(
+            world.truth, tuple(world.calls), tuple(struck), tuple(self._shown.options)
+        )
         if world.diary.error is not None:
             outcome.error = str(world.diary.error)
-            if fault is Fault.NONE:
+            if not strikes:
                 self._sleep(outcome, self._retry)
             return outcome
         step = world.diary.decision.step if world.diary.decision else None
         if isinstance(step, Hold):
             outcome.hold = step.reason
-            if fault is Fault.NONE:
+            if not strikes:
                 self._sleep(outcome, self._hold)
         elif isinstance(step, Rest):
             rest = step.until - world.truth.now
@@ -164,11 +186,22 @@ class Explorer:
         return "\n".join(world.story)
 
 
-def faulted(calls: Sequence[str]) -> Iterator[Cycle]:
-    """Name every way in which a cycle that makes these calls can go wrong once."""
-    for number, call in enumerate(calls):
+def _caller() -> tuple[str, int]:
+    """Return where in the program a call is made."""
+    names = {module.__name__ for module in CORE}
+    frame = sys._getframe()
+    while frame.f_globals["__name__"] not in names:
+        assert frame.f_back
+        frame = frame.f_back
+    return frame.f_globals["__name__"], frame.f_lineno
+
+
+def faulted(calls: Sequence[str], so_far: Cycle = CALM) -> Iterator[Cycle]:
+    """Name every way in which a cycle that makes these calls can go wrong once more, and later."""
+    first = so_far.strikes[-1][0] + 1 if so_far.strikes else 0
+    for number, call in [*enumerate(calls)][first:]:
         for fault in POSSIBLE[call]:
-            yield Cycle(number, fault)
+            yield Cycle((*so_far.strikes, (number, fault)))
 
 
 LONG = 3 * HOUR

@@ -23,6 +23,7 @@ class Fault(Enum):
     LOST_BEFORE = "the connection drops before it arrives"
     LOST_COMMITTED = "it takes effect and the answer is lost"
     TRUNCATED = "it takes effect and the answer is cut short"
+    UNREADABLE = "the answer is cut short"
     THROTTLED = "Throttling"
     SERVICE_FAILURE = "ServiceFailure, and nothing was done"
     SERVICE_FAILURE_COMMITTED = "ServiceFailure, although it took effect"
@@ -33,6 +34,8 @@ class Fault(Enum):
     DISK_FULL = "no space left on device"
     DISK_FULL_BUT_DURABLE = "an error is reported although the change is on the disk"
     SLOW = "the process sleeps for an hour, then it is sent"
+
+    __hash__ = object.__hash__  # there is one of each, and they are asked for often
 
     @property
     def commits(self) -> bool:
@@ -69,38 +72,33 @@ UNCERTAIN = frozenset(
 
 KILLS = (Fault.CRASH_BEFORE, Fault.CRASH_COMMITTED)
 LOSSES = (Fault.LOST_BEFORE, Fault.LOST_COMMITTED, Fault.TRUNCATED)
-READ_LOSSES = (Fault.LOST_BEFORE, Fault.THROTTLED, Fault.DENIED)
-IAM_ERRORS = (
-    *LOSSES,
-    Fault.THROTTLED,
-    Fault.SERVICE_FAILURE,
-    Fault.SERVICE_FAILURE_COMMITTED,
-    Fault.UNMODIFIABLE,
-    Fault.CONCURRENT,
-    Fault.DENIED,
-)
+FAILURES = (Fault.THROTTLED, Fault.SERVICE_FAILURE, Fault.DENIED)
+READING = (Fault.CRASH_BEFORE, Fault.LOST_BEFORE, Fault.UNREADABLE, *FAILURES)
+CHANGING = (*KILLS, *LOSSES, *FAILURES, Fault.SERVICE_FAILURE_COMMITTED, Fault.SLOW)
+CHANGING_IAM = (*CHANGING, Fault.UNMODIFIABLE, Fault.CONCURRENT)
+ON_DISK = (*KILLS, Fault.DISK_FULL, Fault.DISK_FULL_BUT_DURABLE)
 
 POSSIBLE: dict[str, tuple[Fault, ...]] = {
-    "iam.caller_is_root": (Fault.CRASH_BEFORE, *READ_LOSSES),
-    "iam.user_id": (Fault.CRASH_BEFORE, *READ_LOSSES),
-    "iam.list_keys": (Fault.CRASH_BEFORE, *READ_LOSSES),
-    "iam.last_used": (Fault.CRASH_BEFORE, *READ_LOSSES),
-    "iam.create_key": (*KILLS, *IAM_ERRORS, Fault.SLOW),
-    "iam.set_active": (*KILLS, *IAM_ERRORS, Fault.SLOW),
-    "iam.delete_key": (*KILLS, *IAM_ERRORS, Fault.SLOW),
-    "consumer.probe": (*KILLS, Fault.LOST_BEFORE, Fault.DENIED, Fault.UNKNOWN_KEY),
-    "sink.check": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE, Fault.DENIED),
-    "sink.read": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE, Fault.DENIED),
-    "sink.put": (*KILLS, *LOSSES, Fault.DENIED, Fault.SLOW),
+    "iam.caller_is_root": READING,
+    "iam.user_id": READING,
+    "iam.list_keys": READING,
+    "iam.last_used": READING,
+    "iam.create_key": CHANGING_IAM,
+    "iam.set_active": CHANGING_IAM,
+    "iam.delete_key": CHANGING_IAM,
+    "consumer.probe": (*KILLS, *LOSSES, *FAILURES, Fault.UNKNOWN_KEY),
+    "sink.check": READING,
+    "sink.read": READING,
+    "sink.put": CHANGING,
     "store.load": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE),
-    "store.save": (*KILLS, Fault.DISK_FULL, Fault.DISK_FULL_BUT_DURABLE),
+    "store.save": ON_DISK,
     "store.log": (*KILLS, Fault.DISK_FULL),
     "store.claim": (*KILLS, Fault.LOST_BEFORE),
     "store.renew": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE),
     "store.release": KILLS,
     "store.ask": (*KILLS, Fault.DISK_FULL),
     "store.requests": (Fault.CRASH_BEFORE, Fault.LOST_BEFORE),
-    "store.settle": (*KILLS, Fault.DISK_FULL, Fault.DISK_FULL_BUT_DURABLE),
+    "store.settle": ON_DISK,
     "sealer.seal": (Fault.CRASH_BEFORE,),
     "sealer.unseal": (Fault.CRASH_BEFORE,),
 }
@@ -138,17 +136,6 @@ class Stalest(Chooser):
 
     def choose(self, options: Sequence[Option]) -> Option:
         return options[-1]
-
-
-class Alternating(Chooser):
-    """Fronts flip between the oldest and the newest truth at every answer."""
-
-    def __init__(self) -> None:
-        self._turn = 0
-
-    def choose(self, options: Sequence[Option]) -> Option:
-        self._turn += 1
-        return options[-1 if self._turn % 2 else 0]
 
 
 class Dice(Chooser):

@@ -66,7 +66,7 @@ class WorldIam:
             if status != ABSENT:
                 created = key.created if world.dated else None
                 keys.append(Key(key.id, status == ACTIVE, created))
-        world.truth = replace(truth, listed=frozenset(key.id for key in keys), looked=truth.now)
+        world.listed, world.looked = frozenset(key.id for key in keys), truth.now
         return Listing(truth.now, tuple(keys))
 
     def _last_used(self, key_id: str) -> datetime | None:
@@ -260,10 +260,10 @@ class WorldSealer:
 
     def _seal(self, identity: str, pair: AccessPair) -> str:
         bound = f"{identity}|{pair.key_id}|{pair.secret.reveal()}"
-        return base64.b85encode(bound.encode()).decode()
+        return base64.b64encode(bound.encode()).decode()
 
     def _unseal(self, identity: str, key_id: str, sealed: str) -> Secret:
-        bound_identity, bound_key, secret = base64.b85decode(sealed).decode().split("|")
+        bound_identity, bound_key, secret = base64.b64decode(sealed).decode().split("|")
         if (bound_identity, bound_key) != (identity, key_id):
             raise Misconfigured("the seal is bound to another identity or key")
         return Secret(secret)

@@ -141,6 +141,7 @@ class SharedWorld(World):
     def _meanwhile(self, stop: Stop) -> None:
         """Let another replica go on while this process is stopped."""
         mine = self._identity, self._store, self.calls, self.faults, self.diary, self._late
+        seen = self.listed, self.looked
         self.calls, self.faults, self.diary = [], no_faults, Diary(self)
         if stop.asked:
             self.ask(stop.asked)
@@ -152,6 +153,7 @@ class SharedWorld(World):
                 pause = max(pause, step.until - self.truth.now)
             self.pass_time(min(pause, end - self.truth.now))
         self._identity, self._store, self.calls, self.faults, self.diary, self._late = mine
+        self.listed, self.looked = seen
 
     def request(self, request: Request) -> int:
         number = super().request(request)

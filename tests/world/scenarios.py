@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 
-from rekeyd.model import Timing
+from rekeyd.model import Custody, Timing
 from world.faults import Chooser
 from world.world import HOUR, MINUTE, Delays, World, every
 
@@ -13,6 +13,8 @@ THREE = {"file": True, "vault": True, "box": False}
 WRITE_ONLY = {"box": False}
 
 TIMING = every(24 * HOUR)
+
+TEN_YEARS = timedelta(days=3650)
 
 
 def steady(world: World) -> str:
@@ -144,6 +146,39 @@ def full(world: World) -> None:
     world.ask("rotate")
 
 
+def crowded(world: World) -> None:
+    """IAM lists three keys, which it should not, and a rotation is asked for."""
+    steady(world)
+    world.key_limit = 5
+    world.person_creates()
+    world.person_creates()
+    world.run(HOUR)
+    world.ask("rotate")
+
+
+def state_lost(world: World) -> None:
+    """The state is gone."""
+    steady(world)
+    world.person_puts_back(Custody())
+
+
+def state_of_before(world: World) -> None:
+    """The state is put back as it was before the last rotation."""
+    steady(world)
+    kept = world.truth.custody
+    world.ask("rotate")
+    world.run(6 * HOUR)
+    world.person_puts_back(kept)
+
+
+def state_of_the_overlap(world: World) -> None:
+    """The state is put back as it was when the superseded key still was there."""
+    superseded(world)
+    kept = world.truth.custody
+    world.run(6 * HOUR)
+    world.person_puts_back(kept)
+
+
 def deactivated(world: World) -> None:
     """A person deactivates the only key."""
     world.person_deactivates(steady(world))
@@ -191,6 +226,10 @@ SCENARIOS: tuple[Scenario, ...] = (
     (user_replaced, ONE),
     (foreign, TWO),
     (full, ONE),
+    (crowded, ONE),
+    (state_lost, TWO),
+    (state_of_before, TWO),
+    (state_of_the_overlap, THREE),
     (deactivated, ONE),
     (deleted_user, ONE),
     (broken_sink, TWO),
@@ -199,6 +238,9 @@ SCENARIOS: tuple[Scenario, ...] = (
 HELD: dict[Callable[[World], None], str] = {
     foreign: "foreign_in_sink",
     full: "slots_full",
+    crowded: "slots_full",
+    state_lost: "foreign_in_sink",
+    state_of_before: "foreign_in_sink",
     deactivated: "deactivated",
     deleted_user: "user_missing",
     broken_sink: "sink",
@@ -213,11 +255,15 @@ def prepared(
     delay: timedelta = timedelta(),
     chooser: Chooser | None = None,
 ) -> World:
-    """Return a world at the instant at which the scenario's rotation begins."""
+    """Return a world at the instant at which the scenario's rotation begins.
+
+    The clock of the program's machine is wrong there: it decides nothing.
+    """
     prepare, sinks = scenario
     world = World(sinks=sinks, timing=timing)
     prepare(world)
     world.delays = Delays.all(delay)
+    world.clock_jumps(TEN_YEARS)
     world.chooser = chooser or world.chooser
     return world
 

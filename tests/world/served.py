@@ -132,7 +132,7 @@ class ServedWorld:
         match self._struck:
             case Fault.LOST_BEFORE | Fault.LOST_COMMITTED:
                 raise Break
-            case Fault.TRUNCATED:
+            case Fault.TRUNCATED | Fault.UNREADABLE:
                 raise Break(half_of="<CreateAccessKeyResponse><CreateAccessKeyResult>")
             case Fault.UNKNOWN_KEY:
                 return 403, UNKNOWN[service]

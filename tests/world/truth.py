@@ -129,10 +129,6 @@ class Truth:
     """The keys that a person has called leaked."""
     seen_used: Mapping[str, datetime] = field(default_factory=dict)
     """The last use of each key that the program was told of."""
-    listed: frozenset[str] = frozenset()
-    """The key ids that the program was last shown."""
-    looked: datetime = START
-    """When it was shown them."""
     intents: tuple[datetime, ...] = ()
     """When the last mints were begun."""
     minted: str | None = None

@@ -6,20 +6,20 @@ of a use late. Time is virtual. The program meets it through rekeyd.ports only.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from unittest import mock
 
 from rekeyd.errors import RekeydError
-from rekeyd.model import Request, Timing
+from rekeyd.model import Custody, Request, Timing
 from rekeyd.ports import Identity
 from rekeyd.reconcile import LONGEST, Reconciler
 from rekeyd.secret import AccessPair, Secret
 from rekeyd.steps import Decision, Hold, Rest
-from world.checker import Checker, Violation
+from world.checker import MINT_WINDOW, Checker, Violation
 from world.faults import (
     POSSIBLE,
     Chooser,
@@ -30,7 +30,18 @@ from world.faults import (
     no_faults,
 )
 from world.ports import WorldConsumer, WorldIam, WorldSealer, WorldSink, WorldStore
-from world.truth import ABSENT, ACTIVE, INACTIVE, PERSON, Change, TrueKey, TrueSink, Truth
+from world.truth import (
+    ABSENT,
+    ACTIVE,
+    INACTIVE,
+    PERSON,
+    START,
+    US,
+    Change,
+    TrueKey,
+    TrueSink,
+    Truth,
+)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -96,7 +107,7 @@ class Diary:
 
 
 class WorldClock:
-    """What the program's loop sees of the `time` module: virtual seconds."""
+    """What the program sees of `time` and `datetime`: virtual seconds, on a clock that is wrong."""
 
     CLOCK_BOOTTIME = 7
 
@@ -108,6 +119,12 @@ class WorldClock:
 
     def monotonic(self) -> float:
         return self._world.truth.now.timestamp()
+
+    def time(self) -> float:
+        return self.now().timestamp()
+
+    def now(self, _zone: object = None) -> datetime:
+        return self._world.truth.now + self._world.skew
 
 
 class World:
@@ -136,8 +153,11 @@ class World:
         self.recording = recording
         self.signs_as_root = False
         self.denied = False
+        self.skew = timedelta()  # by how much the clock of the program's machine is wrong
         self.dated = True  # some stores do not say when a key was made
         self.salt = ""  # gives it key ids of its own, where several worlds are one AWS
+        self.listed: frozenset[str] = frozenset()  # the key ids that the program was last shown
+        self.looked = START  # when it was
         self.truth = Truth(sinks={name: TrueSink(readable) for name, readable in sinks.items()})
         self.checker = Checker(self)
         self.diary = Diary(self)
@@ -221,9 +241,15 @@ class World:
             self.check()
         return 0 if seconds == LONGEST else seconds
 
-    def clock(self) -> AbstractContextManager[Any]:
-        """Give the program's loop the time of this world."""
-        return mock.patch("rekeyd.reconcile.time", WorldClock(self))
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Give the program the time of this world."""
+        clock = WorldClock(self)
+        with (
+            mock.patch("rekeyd.reconcile.time", clock),
+            mock.patch("rekeyd.observe.datetime", clock),
+        ):
+            yield
 
     def run(
         self,
@@ -304,14 +330,34 @@ class World:
         changes = [key.changes[-1].at for key in self.truth.keys.values()]
         return any(at > since for at in (*changes, self.truth.users[-1][0]))
 
+    @property
+    def minted_late(self) -> bool:
+        """Whether an interrupted mint made its key so late that only a person can tell whose it is:
+
+        the process was stopped before it sent the call, and killed after it.
+        """
+        intent, known = self.truth.custody.intent, self._ids_in_custody
+        return intent is not None and any(
+            key.maker == US and key.id not in known and key.created > intent.at + MINT_WINDOW
+            for key in self.truth.living
+        )
+
     def _is_ours(self, key: TrueKey) -> bool:
-        ours = {pair.key_id for pair in self.truth.custody.pairs}
-        return key.id in ours or key.maker != PERSON
+        return key.id in self._ids_in_custody or key.maker != PERSON
+
+    @property
+    def _ids_in_custody(self) -> set[str]:
+        return {pair.key_id for pair in self.truth.custody.pairs}
 
     # Time and people
 
     def pass_time(self, duration: timedelta) -> None:
         self.truth = replace(self.truth, now=self.truth.now + duration)
+
+    def clock_jumps(self, skew: timedelta) -> None:
+        """The clock of the program's machine is wrong by so much from now on."""
+        self.tell(f"the local clock is wrong by {skew}")
+        self.skew = skew
 
     def ask(self, kind: str, argument: str = "") -> None:
         """A person asks the program for something."""
@@ -365,6 +411,11 @@ class World:
         if key_id is not None:
             pair = AccessPair(key_id, Secret(secret or self.truth.keys[key_id].secret))
         self.change_sink(sink, pair=pair, by=PERSON, noticed=False)
+
+    def person_puts_back(self, custody: Custody) -> None:
+        """A person puts the state back from an old backup, or has lost it."""
+        self.tell("a person puts an old state back")
+        self.truth = replace(self.truth, custody=custody, requests=())
 
     def trouble(self, sink: str, kind: str | None) -> None:
         """Break a sink, or mend it with None."""
