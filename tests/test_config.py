@@ -9,6 +9,7 @@ from typing import Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import field_validator
 
 from rekeyd import sinks
 from rekeyd.config import AwsSettings, IdentitySettings, Listen, Settings, load, parse
@@ -25,6 +26,13 @@ SINK = "{type: credential_process, path: /srv/pair.json}"
 class StubSink(SinkSettings):
     type: Literal["stub"]
     where: str = "here"
+
+    @field_validator("where")
+    @classmethod
+    def _wordy(cls, where):
+        if where == "wordy":
+            raise ValueError("is wrong\nin two lines")
+        return where
 
     @property
     def place(self):
@@ -472,6 +480,12 @@ def test_a_sink_that_cannot_be_imported_is_said():
 def test_a_sink_class_that_fails_is_said():
     assert refused(in_sinks("{type: stub, where: broken}")) == (
         "f.yaml:4: identities[0].sinks[0]: its settings could not be read (KeyError); look at them"
+    )
+
+
+def test_what_a_sink_class_says_is_one_line():
+    assert refused(in_sinks("{type: stub, where: wordy}")) == (
+        "f.yaml:4: identities[0].sinks[0].where: is wrong?in two lines"
     )
 
 

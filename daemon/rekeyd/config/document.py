@@ -88,8 +88,11 @@ class Document:
         return path, line, node
 
     def add(self, path: Path, text: str) -> None:
-        """Note a mistake once, unless the value was found unusable already."""
-        mistake = Mistake(self.locate(path)[1], path, text)
+        """Note a mistake once, unless the value was found unusable already.
+
+        What is said of a sink that others made can have any form: it becomes one line.
+        """
+        mistake = Mistake(self.locate(path)[1], path, printable(text, 1000))
         if path not in self.voids and mistake not in self.mistakes:
             self.mistakes.append(mistake)
 

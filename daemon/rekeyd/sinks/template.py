@@ -45,7 +45,7 @@ class Template(FileSettings):
         None,
         min_length=1,
         description="The template. Variables: access_key_id, secret_access_key, identity.",
-        examples=["access_key_id = {{ access_key_id }}\n"],
+        examples=["access_key_id = {{ access_key_id }}"],
     )
     template_file: Annotated[str, AfterValidator(absolute)] | None = Field(
         None, description="Or a file that holds the template, read at each look."
