@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -270,6 +271,19 @@ def _asked(
         return answer.status, answer.getheaders(), answer.read()
     finally:
         connection.close()
+
+
+@contextmanager
+def small_disk(folder: Path, kib: int) -> Iterator[None]:
+    """Have a folder that is a disk of this size."""
+    folder.mkdir(mode=0o700)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0700", "rekeyd-test", folder], check=True
+    )
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def kill_again_and_again(house: Household, kills: int, seconds: float, seed: int) -> int:

@@ -6,14 +6,20 @@ and all comes to rest by itself when the fire ends: one key a user, Active, held
 
 import os
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from fire import CHANGES, QUICK, BadNetwork, Household, kill_again_and_again, seeded
+from fire import (
+    CHANGES,
+    QUICK,
+    BadNetwork,
+    Household,
+    kill_again_and_again,
+    seeded,
+    small_disk,
+)
 
 from processes import EmbeddedAws
 
@@ -84,18 +90,6 @@ def test_processes_that_are_stopped_past_every_deadline(aws, tmp_path):
             house.settles(daemon)
     for action, house in zip(sorted(CHANGES), houses, strict=True):
         house.judge(f"stopped for {STOPPED:.0f} s in {action}", least=1)
-
-
-@contextmanager
-def small_disk(folder: Path, kib: int) -> Iterator[None]:
-    folder.mkdir(mode=0o700)
-    subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={kib}k,mode=0700", "rekeyd-test", folder], check=True
-    )
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def fill(folder: Path, but: int) -> None:
