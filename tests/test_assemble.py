@@ -16,6 +16,7 @@ def no_kms():
 
 
 def test_a_missing_driver_for_the_database_is_one_clear_line(config, monkeypatch):
+    monkeypatch.delitem(sys.modules, "rekeyd.postgres", raising=False)
     monkeypatch.setitem(sys.modules, "psycopg", None)
     config(top={"state": "postgresql://db/rekeyd"})
 

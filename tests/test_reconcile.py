@@ -7,7 +7,8 @@ import pytest
 
 from rekeyd import reconcile
 from rekeyd.errors import Propagating, Transient
-from rekeyd.model import Request, Snapshot
+from rekeyd.model import Snapshot
+from rekeyd.ports import Request
 from rekeyd.reconcile import LONGEST, SHORTEST, STALE, WATCH, Reconciler
 from rekeyd.steps import Decision, Hold, Record, Rest
 

@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from rekeyd.errors import Elsewhere, Permanent, Propagating, Refused, Transient
 from rekeyd.metrics import Metrics
-from rekeyd.model import Custody, Key, Pair, Snapshot, Timing, short
+from rekeyd.model import Custody, Key, Pair, Snapshot, Timing
 from rekeyd.record import Recorder
+from rekeyd.secret import short
 from rekeyd.steps import Decision, Hold, Mint, Record, Rest
 from rekeyd.store import Store
 

@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from rekeyd.errors import Elsewhere
-from rekeyd.model import Request
 from rekeyd.observe import look
 from rekeyd.perform import perform
+from rekeyd.ports import Request
 from rekeyd.rules import plan
 from rekeyd.steps import Deliver
 from world.replicas import LEASE, SharedWorld, Stop

@@ -6,7 +6,8 @@ from datetime import datetime
 import pytest
 
 from rekeyd.errors import Permanent
-from rekeyd.model import Custody, Intent, Key, Pair, Request, SinkView, Snapshot
+from rekeyd.model import Custody, Intent, Key, Pair, SinkView, Snapshot
+from rekeyd.ports import Request
 from rekeyd.requests import grant
 from world import HOUR, START
 

@@ -13,8 +13,8 @@ import pytest
 
 from rekeyd import state as module
 from rekeyd.errors import Misconfigured, Refused, Transient
-from rekeyd.model import Custody, Intent, Pair, Request
-from rekeyd.ports import Event
+from rekeyd.model import Custody, Intent, Pair
+from rekeyd.ports import Event, Request
 from rekeyd.steps import Hold
 from rekeyd.store import Store
 from rekeyd.view import KeyStatus, SinkStatus, Status

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from rekeyd.model import Pair, Snapshot, short
+from rekeyd.model import Pair, Snapshot
 from rekeyd.rules import plan
+from rekeyd.secret import short
 from rekeyd.view import describe
 from test_rules import (
     DAY,

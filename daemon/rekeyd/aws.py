@@ -24,9 +24,9 @@ from botocore.exceptions import ClientError
 from rekeyd.botoerrors import CREDENTIALS, translated
 from rekeyd.botomodels import new_session
 from rekeyd.errors import Gone, Propagating, Refused, Transient, Unanswered
-from rekeyd.model import Key, short
+from rekeyd.model import Key
 from rekeyd.ports import Listing, NewKey
-from rekeyd.secret import AccessPair, Secret
+from rekeyd.secret import AccessPair, Secret, short
 
 LIMITS: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 10}
 """Seconds: no call blocks a worker for longer, retries apart."""

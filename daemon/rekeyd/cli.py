@@ -13,7 +13,7 @@ from rekeyd import __version__
 from rekeyd.config import IdentitySettings, Settings, load
 from rekeyd.errors import RekeydError
 from rekeyd.exits import FAILED, INTERRUPTED, exit_code
-from rekeyd.model import Request
+from rekeyd.ports import Request
 
 NOT_RUNNING = (
     "this rekeyd does nothing until that is mended; backups go on with the pairs they have"

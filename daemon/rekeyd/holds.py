@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from rekeyd.model import Key, SinkView, short
+from rekeyd.model import Key, SinkView
+from rekeyd.secret import short
 from rekeyd.steps import Hold
 
 REASONS = (

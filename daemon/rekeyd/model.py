@@ -71,8 +71,7 @@ class Pair:
 class Intent:
     """Written before the call that cannot be repeated: when, and which keys there were.
 
-    A process can be stopped before it sends the call, for any time: only when a look finds the
-    intent open is that call known to be over.
+    Only once a look finds it open is that call known to be over: a process can be stopped in it.
     """
 
     at: datetime
@@ -197,16 +196,3 @@ class Snapshot:
         key = self.listed.get(pair.key_id)
         gone = key is None or (not key.active and pair.deactivated is None)
         return gone and self.now >= pair.born + timing.settle
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked for: `rotate`, `revoke`, `rollback`, `adopt` an id, `redeliver` to a mark."""
-
-    kind: str
-    argument: str = ""
-
-
-def short(key_id: str) -> str:
-    """A key id as people may see it: its last four characters."""
-    return f"…{key_id[-4:]}"

@@ -17,9 +17,9 @@ from rekeyd.errors import (
     Transient,
     Unanswered,
 )
-from rekeyd.model import Custody, Intent, Pair, Request, Snapshot, short
-from rekeyd.ports import Identity, NewKey, Sink
-from rekeyd.secret import AccessPair
+from rekeyd.model import Custody, Intent, Pair, Snapshot
+from rekeyd.ports import Identity, NewKey, Request, Sink
+from rekeyd.secret import AccessPair, short
 from rekeyd.steps import Activate, Deactivate, Delete, Deliver, Mint, Record, Step, Verify
 
 PROBES = 3

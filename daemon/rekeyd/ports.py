@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from rekeyd.errors import RekeydError
-from rekeyd.model import Custody, Key, Request, Snapshot, Timing
+from rekeyd.model import Custody, Key, Snapshot, Timing
 from rekeyd.secret import AccessPair, Secret
 from rekeyd.steps import Decision
 
@@ -118,6 +118,14 @@ class Event:
     step: str
     outcome: str  # done | retry | refused | asked
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked for: `rotate`, `revoke`, `rollback`, `adopt` an id, `redeliver` to a mark."""
+
+    kind: str
+    argument: str = ""
 
 
 class CustodyStore(Protocol):

@@ -3,7 +3,9 @@
 from dataclasses import replace
 
 from rekeyd.errors import Permanent
-from rekeyd.model import Custody, Pair, Request, Snapshot, short
+from rekeyd.model import Custody, Pair, Snapshot
+from rekeyd.ports import Request
+from rekeyd.secret import short
 
 
 def grant(s: Snapshot, request: Request) -> Custody:

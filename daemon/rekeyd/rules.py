@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rekeyd import holds
-from rekeyd.model import Intent, Key, Pair, Snapshot, Timing, short
+from rekeyd.model import Intent, Key, Pair, Snapshot, Timing
+from rekeyd.secret import short
 from rekeyd.steps import (
     Activate,
     Deactivate,
@@ -61,13 +62,11 @@ def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
     nobody can tell whether it is ours: the intent stays open, and `mint` waits for a person.
     """
     intent = s.custody.intent
-    if intent is None:
+    if intent is None or (intent.found and s.now < _settled(intent, t)):
         return None
     if intent.found is None:
         found = replace(intent, found=s.now)
         return Record("a mint was interrupted", replace(s.custody, intent=found))
-    if s.now < _settled(intent, t):
-        return None
     unexplained = _unexplained(s, intent)
     born = {k.id: k.created for k in unexplained if k.created}
     fitting = [name for name, at in born.items() if at <= intent.at + CALL_WINDOW]

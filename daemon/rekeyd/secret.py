@@ -35,3 +35,8 @@ class AccessPair:
     def fingerprint(self) -> str:
         """Tell this pair from any other without the secret, which has 240 random bits."""
         return sha256(f"{self.key_id}:{self.secret.reveal()}".encode()).hexdigest()
+
+
+def short(key_id: str) -> str:
+    """A key id as people may see it: its last four characters."""
+    return f"…{key_id[-4:]}"

@@ -28,8 +28,7 @@ from rekeyd.config import Settings, load
 from rekeyd.errors import Misconfigured, RekeydError, Transient
 from rekeyd.logs import configure
 from rekeyd.metrics import Metrics
-from rekeyd.model import Request
-from rekeyd.ports import Event, Identity, R, Sealer, T
+from rekeyd.ports import Event, Identity, R, Request, Sealer, T
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
 from rekeyd.state import State

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from rekeyd.errors import Misconfigured, Refused, RekeydError
-from rekeyd.model import Custody, Request
-from rekeyd.ports import Event
+from rekeyd.model import Custody
+from rekeyd.ports import Event, Request
 from rekeyd.view import Status
 
 VERSION = 1

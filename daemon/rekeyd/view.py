@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from rekeyd.model import Pair, Snapshot, Timing, short
+from rekeyd.model import Pair, Snapshot, Timing
+from rekeyd.secret import short
 from rekeyd.steps import (
     Activate,
     Deactivate,

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from rekeyd.errors import Gone, Misconfigured, Propagating, Refused, Transient
-from rekeyd.model import Custody, Key, Request, short
-from rekeyd.ports import Event, Listing, NewKey
-from rekeyd.secret import AccessPair, Secret
+from rekeyd.model import Custody, Key
+from rekeyd.ports import Event, Listing, NewKey, Request
+from rekeyd.secret import AccessPair, Secret, short
 from world.truth import ABSENT, ACTIVE, INACTIVE, US, TrueSink
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from rekeyd.errors import Elsewhere, Refused
-from rekeyd.model import Custody, Request
+from rekeyd.model import Custody
+from rekeyd.ports import Request
 from rekeyd.postgres import LEASE as LEASE_SECONDS
 from rekeyd.steps import Rest
 from world.faults import Crash, no_faults

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from rekeyd.model import Custody, Request
+from rekeyd.model import Custody
+from rekeyd.ports import Request
 from rekeyd.secret import AccessPair, Secret
 
 START = datetime(2026, 3, 1, 3, 0, tzinfo=UTC)

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from unittest import mock
 
 from rekeyd.errors import RekeydError
-from rekeyd.model import Custody, Request, Timing
-from rekeyd.ports import Identity
+from rekeyd.model import Custody, Timing
+from rekeyd.ports import Identity, Request
 from rekeyd.reconcile import LONGEST, Reconciler
 from rekeyd.secret import AccessPair, Secret
 from rekeyd.steps import Decision, Hold, Rest

@@ -20,8 +20,7 @@ from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Permanent, RekeydError
 from rekeyd.exits import DONE, FAILED, HELD, INTERRUPTED, UNREACHABLE
-from rekeyd.model import Request
-from rekeyd.ports import Event
+from rekeyd.ports import Event, Request
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
 from rekeyd.state import State

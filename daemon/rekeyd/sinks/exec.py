@@ -32,9 +32,8 @@ from urllib.parse import quote
 from pydantic import AfterValidator, Field
 
 from rekeyd.errors import Permanent, Refused, RekeydError, Transient
-from rekeyd.model import short
 from rekeyd.ports import Sink
-from rekeyd.secret import AccessPair
+from rekeyd.secret import AccessPair, short
 from rekeyd.sinks._run import Outcome, run
 from rekeyd.sinks._value import pick
 from rekeyd.sinks.base import SinkContext, SinkSettings

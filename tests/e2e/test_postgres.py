@@ -17,8 +17,8 @@ from postgres import Postgres, postgres
 from processes import running
 from rekeyd import state
 from rekeyd.errors import Elsewhere, Misconfigured, Refused, Transient
-from rekeyd.model import Custody, Intent, Pair, Request
-from rekeyd.ports import Event
+from rekeyd.model import Custody, Intent, Pair
+from rekeyd.ports import Event, Request
 from rekeyd.postgres import LEASE, PostgresStore
 from rekeyd.view import Status
 from test_http import certificate
