@@ -139,7 +139,15 @@ def _table(title: str, part: Schema) -> str:
     ]
     about = _sink_pages().get(title) or _summary(part)
     return "\n".join(
-        [head, about, "", "| setting | meaning | default |", "|---|---|---|", *rows, ""]
+        [
+            head,
+            *([about] if about else []),
+            "",
+            "| setting | meaning | default |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
     )
 
 

@@ -46,7 +46,7 @@ from rekeyd.sinks.base import SinkContext
 
 
 class Webhook(HttpSettings):
-    """Settings of `webhook`."""
+    """An HTTPS receiver of your own, which gets the pair in a signed POST."""
 
     type: Literal["webhook"]
     url: Address
