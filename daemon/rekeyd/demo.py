@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +26,7 @@ import click
 
 from rekeyd.commands import event_line, table
 from rekeyd.errors import Misconfigured, Transient
+from rekeyd.exits import DONE, FAILED, INTERRUPTED
 from rekeyd.ports import Event
 from rekeyd.store import Store
 
@@ -120,7 +121,7 @@ def run(rotations: int, keep: bool) -> int:
         return _show(folder, rotations)
     except KeyboardInterrupt:
         click.echo("\nstopped")
-        return 0
+        return INTERRUPTED
     finally:
         if not keep:
             shutil.rmtree(folder, ignore_errors=True)
@@ -146,13 +147,16 @@ def _show(folder: Path, rotations: int) -> int:
         ) as daemon:
             backup = Backup(folder / "credentials", endpoint)
             backup.start()
-            done = _follow(folder, daemon, backup, rotations)
+            seen = Seen(rotations)
+            with suppress(KeyboardInterrupt):
+                _follow(folder, daemon, backup, seen)
             daemon.send_signal(signal.SIGTERM)
             code = daemon.wait(timeout=30)
             backup.stopping.set()
             backup.join(timeout=10)
-        _say_end(done, backup, code, time.monotonic() - began)
-    return 0 if not backup.refused and code == 0 and done.complete else 1
+        _say_end(seen, backup, code, time.monotonic() - began)
+    complete = seen.complete or rotations == 0
+    return DONE if not backup.refused and code == 0 and complete else FAILED
 
 
 @dataclass
@@ -169,11 +173,11 @@ class Seen:
         return self.wanted > 0 and self.rotated >= self.wanted and self.deleted >= self.wanted
 
 
-def _follow(folder: Path, daemon: subprocess.Popen[bytes], backup: Backup, wanted: int) -> Seen:
-    seen, last, signalled = Seen(wanted), 0, False
+def _follow(folder: Path, daemon: subprocess.Popen[bytes], backup: Backup, seen: Seen) -> None:
+    last, signalled = 0, False
     store = _opened(folder / "state", daemon)
-    deadline = time.monotonic() + 30 + 15 * wanted
-    while not seen.complete and (wanted == 0 or time.monotonic() < deadline):
+    deadline = time.monotonic() + 30 + 15 * seen.wanted
+    while not seen.complete and (seen.wanted == 0 or time.monotonic() < deadline):
         if daemon.poll() is not None:
             raise Transient(
                 f"the daemon ended with exit code {daemon.returncode}",
@@ -188,7 +192,6 @@ def _follow(folder: Path, daemon: subprocess.Popen[bytes], backup: Backup, wante
             daemon.send_signal(signal.SIGUSR1)
         time.sleep(0.1)
     store.close()
-    return seen
 
 
 def _say_event(event: Event, backup: Backup, seen: Seen) -> None:
@@ -208,8 +211,9 @@ def _say_event(event: Event, backup: Backup, seen: Seen) -> None:
 
 def _say_end(seen: Seen, backup: Backup, code: int, seconds: float) -> None:
     refused = f"{len(backup.refused)}" + (f" ({backup.refused[0]})" if backup.refused else "")
+    signalled = ", the second by SIGUSR1" if seen.rotated > 1 else ""
     rows = [
-        ("rotations", f"{max(seen.rotated, 0)}, the second by SIGUSR1"),
+        ("rotations", f"{max(seen.rotated, 0)}{signalled}"),
         ("old pairs deactivated, then deleted", f"{seen.deleted}"),
         ("sinks kept current", "credentials file, env file, Secrets Manager"),
         ("backup calls with the sink's pair meanwhile", f"{backup.calls}"),
@@ -266,6 +270,7 @@ def _process(
             env=_clean_environment() | environment,
             stdout=output,
             stderr=output,
+            start_new_session=True,  # Ctrl-C is for the demo, which then ends its parts in order
         )
         try:
             yield process
