@@ -135,10 +135,13 @@ def test_rotate_asks_the_daemon_and_follows_it_live(rekeyd, aws, config, daemon)
 def test_due_leaves_a_running_daemon_alone(rekeyd, daemon):
     daemon.expect("rotated")
 
-    done = rekeyd("rotate", "--due")
+    done = rekeyd("rotate", "--due", "--json")
 
     assert done.code == 0
-    assert "a daemon runs on this state" in done.err
+    assert steps(done) == []
+    [outcome] = done.json["outcome"]
+    assert "a daemon runs on this state" in outcome["note"]
+    assert "a daemon runs on this state" in rekeyd("rotate", "--due").err
 
 
 def test_rollback_through_the_daemon(rekeyd, aws, config):

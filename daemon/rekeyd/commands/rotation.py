@@ -118,8 +118,8 @@ def follow(
         if store.act():
             thread.start()
         elif kind is None:
-            click.echo("a daemon runs on this state and does what is due by itself", err=True)
-            return DONE
+            for one in followers:
+                one.code, one.note = DONE, "a daemon runs on this state, and does what is due"
         deadline = time.monotonic() + wait
         interrupted = False
         try:
