@@ -1,12 +1,14 @@
 """A sink of another package fails as the contract allows, whatever it does."""
 
+import threading
 from typing import Any, Literal
 
 import pytest
 from contract import NEW
 
+from processes import LONG_ENOUGH
 from rekeyd.errors import Refused, RekeydError, Transient
-from rekeyd.sinks import opened
+from rekeyd.sinks import _guest, opened
 from rekeyd.sinks.base import SinkContext, SinkSettings
 
 CONTEXT = SinkContext("backup_user", lambda *_: None)
@@ -79,3 +81,20 @@ def test_our_own_errors_stay_as_they_are():
         with pytest.raises(RekeydError) as told:
             deed()
         assert told.value is error
+
+
+def test_one_that_never_ends_is_left_in_time_and_asked_again_when_it_has(monkeypatch):
+    monkeypatch.setattr(_guest, "LIMIT", 0.05)
+    released = threading.Event()
+    sink = opened(Rude(), CONTEXT)
+    sink._sink.put = lambda _: released.wait()
+    sink._sink.read = lambda: NEW
+
+    for deed in (lambda: sink.put(NEW), sink.read):
+        with pytest.raises(Transient, match=r"not done within 0\.05 s"):
+            deed()
+
+    released.set()
+    sink._last.result(LONG_ENOUGH)
+    monkeypatch.setattr(_guest, "LIMIT", LONG_ENOUGH)
+    assert sink.read() is NEW
