@@ -325,8 +325,21 @@ def test_check_says_plainly_what_only_a_delivery_can_show(rekeyd, config):
     done = rekeyd("check")
 
     assert done.code == 0
-    assert "✓ sink script: not all" in done.out
+    assert "✓ sink script: not all\n" in done.out
     assert "! sink script: without a `check` command only a delivery shows" in done.out
+
+
+def test_check_tries_sinks_side_by_side(rekeyd, config):
+    """Each sink waits for the other one's trial to begin."""
+
+    def sink(name, other):
+        script = f"touch {config.folder / name}; until test -e {config.folder / other}; do :; done"
+        check = ["/bin/sh", "-c", script]
+        return {"type": "exec", "name": name, "command": ["/bin/true", name], "check": check}
+
+    config(sinks=[sink("one", "two"), sink("two", "one")])
+
+    assert rekeyd("check").code == 0
 
 
 def test_check_finds_both_slots_taken(rekeyd, aws):

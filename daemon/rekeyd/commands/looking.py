@@ -190,13 +190,15 @@ def _try_identity(
         if works(f"user {identity.user}", lambda: _user_exists(who)):
             works("list its keys", lambda: _room(who))
             works("what IAM can tell", AwsIam(account, identity.user).gaps)
-    for sink in who.sinks:
-        works(f"sink {sink.name}", partial(_left_open, sink))
+    results += who.each(partial(_tried_sink, who.name), who.sinks)
 
 
-def _left_open(sink: Sink) -> list[str]:
-    left = sink.check()
-    return [f"sink {sink.name}: {left}"] if left else []
+def _tried_sink(identity: str, sink: Sink) -> dict[str, Any]:
+    def left_open() -> list[str]:
+        left = sink.check()
+        return [f"sink {sink.name}: {left}"] if left else []
+
+    return _tried(identity, f"sink {sink.name}", left_open)
 
 
 def _not_root(who: Identity) -> None:
@@ -225,7 +227,13 @@ def _room(who: Identity) -> None:
 def _try(
     results: list[dict[str, Any]], identity: str, what: str, trial: Callable[[], object]
 ) -> bool:
-    """Try one thing and keep how it went. What it returns as a list are notes for people."""
+    """Try one thing and keep how it went; tell whether it went well."""
+    results.append(_tried(identity, what, trial))
+    return bool(results[-1]["ok"])
+
+
+def _tried(identity: str, what: str, trial: Callable[[], object]) -> dict[str, Any]:
+    """Try one thing; return how it went. What it returns as a list are notes for people."""
     answer: dict[str, Any] = {"identity": identity, "check": what, "ok": True}
     answer |= {"notes": [], "problem": "", "do": "", "exit": DONE}
     try:
@@ -235,8 +243,7 @@ def _try(
         code = exit_code(error)
         code = FAILED if code == HELD else code  # nobody is on hold for a trial
         answer |= {"ok": False, "problem": str(error), "do": error.do, "exit": code}
-    results.append(answer)
-    return bool(answer["ok"])
+    return answer
 
 
 def _show_checks(settings: Settings, results: list[dict[str, Any]]) -> None:
