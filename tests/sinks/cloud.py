@@ -24,7 +24,7 @@ REFUSALS = {
 
 @dataclass
 class Aws:
-    """moto, with the operations that shall fail, and the calls and clients that there were."""
+    """moto, the operations that shall fail (`*`: every other), all calls, and the clients lent."""
 
     faults: dict[str, str] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Aws:
     def _before(self, model: Any, params: Any, **_: Any) -> tuple[AWSResponse, Any] | None:
         """Answer in the place of moto, which then does nothing."""
         self.calls.append(model.name)
-        fault = self.faults.get(model.name)
+        fault = self._fault(model.name)
         if fault in {None, "silent"}:
             return None
         if fault == "unreachable":
@@ -69,9 +69,12 @@ class Aws:
             {"Error": error, "ResponseMetadata": {"HTTPStatusCode": status}},
         )
 
+    def _fault(self, operation: str) -> str | None:
+        return self.faults.get(operation, self.faults.get("*"))
+
     def _after(self, model: Any, **_: Any) -> None:
         """Lose the answer to what moto has done."""
-        if self.faults.get(model.name) == "silent":
+        if self._fault(model.name) == "silent":
             raise ReadTimeoutError(endpoint_url="https://aws")
 
 

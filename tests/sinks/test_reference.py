@@ -1,5 +1,7 @@
 """Where tokens stand: in a file, the environment or systemd's credentials, never in the YAML."""
 
+import os
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,6 +16,14 @@ def test_a_file_is_read_anew_each_time(tmp_path):
 
     file.write_text("second\n")
     assert token(f"file:{file}").reveal() == "second"
+
+
+def test_a_pipe_that_nobody_writes_to_is_not_waited_for(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    with pytest.raises(Refused, match="there is no token"):
+        dereference(f"file:{pipe}")
 
 
 def test_a_variable_of_the_environment_is_read(monkeypatch):

@@ -69,9 +69,14 @@ def _path(kind: str, name: str) -> Path:
     return Path(os.environ.get("CREDENTIALS_DIRECTORY", "/run/credentials")) / name
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Open it without waiting for a writer, as a pipe that has none would make one do."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def _read(path: Path) -> str:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
             return file.read(LARGEST).decode("utf-8")
     except UnicodeDecodeError:
         return ""
