@@ -432,6 +432,7 @@ def test_what_was_not_looked_at_since_is_drawn_paler() -> None:
     bars = re.findall(r'x="([\d.]+)%" width="([\d.]+)%"[^>]* class="bar ([\w ]+)"', picture)
     assert bars[1:] == [("0.00", "50.00", "current"), ("50.00", "50.00", "current since")]
     assert "every sink holds it, at the last look" in picture
+    assert " since" not in drawn(replace(looked, at=NOW - DAY / 96))  # too little to be seen
     gone = (*rotation(NOW - 9 * DAY, "OLDK"), event(NOW - 8 * DAY, "delete", "delete …OLDK"))
     assert drawn(looked, events=gone).count(" since") == 1
 

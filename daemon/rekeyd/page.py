@@ -22,6 +22,9 @@ ROW = 38
 TOP = 22
 """Pixels above the first one, for the word `now`."""
 
+THINNEST = 0.4
+"""Per cent of the picture's width that a bar has at least, so that it is seen."""
+
 FEW = 3
 """How many identities are seen at a glance without a list of them."""
 
@@ -292,7 +295,7 @@ def _mark(place: float, bottom: int, kind: str, word: str | None) -> Markup:
 def _row(life: Life, top: int, scale: _Scale, now: datetime) -> Markup:
     phases = list(life.phases())
     bars = [_bar(*phase, top + 18, scale) for phase in phases]
-    if life.exists and life.seen < now:
+    if life.exists and scale.place(now) - scale.place(life.seen) > THINNEST:
         bars.append(_bar(f"{phases[-1][0]} since", life.seen, now, top + 18, scale))
     end = scale.place(life.deleted or life.seen)
     deleted = _cross(end, top + 24) if life.deleted else None
@@ -309,7 +312,7 @@ def _row(life: Life, top: int, scale: _Scale, now: datetime) -> Markup:
 def _bar(kind: str, start: datetime, end: datetime, top: int, scale: _Scale) -> Markup:
     phase, _, since = kind.partition(" ")
     left = scale.place(start)
-    width = max(scale.place(end) - left, 0.4)
+    width = max(scale.place(end) - left, THINNEST)
     return tag(
         "rect",
         tag("title", PHASES[phase] + (", at the last look" if since else "")),
