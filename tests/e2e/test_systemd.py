@@ -17,6 +17,7 @@ import yaml
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
+GUIDE = (ROOT / "deploy/README.md").read_text()
 PATIENCE = 60.0
 """Seconds for what takes one: the machine may be busy."""
 
@@ -307,6 +308,17 @@ def test_it_is_ready_once_started_and_rotates_when_signalled(unit, cloud):
     unit.control("kill", "--kill-whom=main", "-s", "USR1")
 
     unit.replaced(first, cloud)
+
+
+def test_commands_work_beside_the_service_as_the_documentation_says(unit, cloud):
+    told = re.search(r"`(CREDENTIALS_DIRECTORY=\S+) rekeyd plan`", GUIDE)
+    own = "AWS_SHARED_CREDENTIALS_FILE=/etc/rekeyd/aws.credentials"
+
+    planned = unit.machine.run("env", told[1], own, "rekeyd", "plan", check=True)
+
+    assert "backup_user  rest  nothing to do before" in planned.stdout
+    shown = unit.machine.run("rekeyd", "status", check=True)
+    assert f"…{unit.held()[-4:]}" in shown.stdout
 
 
 def test_a_reload_takes_a_good_configuration_and_refuses_a_bad_one(unit):
