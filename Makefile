@@ -9,7 +9,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --no-strip-extras --generate-
 PIP := bin/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e bench check proof mutants soak lock clean
+.PHONY: help run test e2e bench check proof mutants soak pictures lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ mutants: $(VENV)/.test ## change the core and custody in small ways, one at a ti
 
 soak: $(VENV)/.test ## the proofs for as long as there is time: make soak MINUTES=600
 	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),30)
+
+pictures: $(VENV)/.test ## draw the dashboard and the status page anew, from a real daemon; as root, 10 minutes
+	@tests/e2e/packages.sh
+	@$(BIN)/python -m pytest -m e2e tests/e2e/pictures.py
 
 lock: $(VENV)/.test ## resolve the locks anew
 	@for lock in "deploy/lock/runtime.txt --extra template --extra github --extra web --extra postgres" \

@@ -5,6 +5,7 @@ That library takes anything of any type, and forgets what it does not know: both
 
 import json
 from enum import Enum
+from html import escape
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,9 +14,12 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-DASHBOARD = json.loads(Path(__file__).parents[1].joinpath("deploy/grafana/rekeyd.json").read_text())
+DEPLOY = Path(__file__).parents[1] / "deploy"
+DASHBOARD = json.loads((DEPLOY / "grafana/rekeyd.json").read_text())
+LARGEST = 150_000
+"""Bytes of a picture that a page of documentation loads gladly."""
 
-PLUGIN = {"definition", "titleFormat", "textFormat"}
+PLUGIN = {"definition", "titleFormat", "textFormat", "useValueForTime"}
 """What Grafana's Prometheus plugin writes and reads beyond the schema of a dashboard."""
 
 
@@ -72,3 +76,11 @@ def test_every_part_of_the_dashboard_is_in_grafana_s_schema_and_of_its_type() ->
     faults = misfits(understood, Dashboard, "dashboard")
     faults += lost(DASHBOARD, json.loads(JSONEncoder().encode(understood)), "dashboard")
     assert not faults, "\n".join(faults)
+
+
+def test_its_picture_shows_each_panel_and_is_light() -> None:
+    picture = (DEPLOY / "grafana/dashboard.svg").read_text()
+    titles = [escape(panel["title"]) for panel in DASHBOARD["panels"]]
+    assert [title for title in titles if f">{title}</text>" not in picture] == []
+    for path in (DEPLOY / "grafana/dashboard.svg", DEPLOY / "status-page.png"):
+        assert path.stat().st_size < LARGEST

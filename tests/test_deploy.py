@@ -193,6 +193,14 @@ def test_the_pod_is_as_restricted_as_its_namespace_demands(overlay: str) -> None
     assert kinds <= {"configMap", "secret", "persistentVolumeClaim"}
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_pod_signs_as_the_role_of_its_service_account(overlay: str) -> None:
+    account = one(resources(f"overlays/{overlay}"), "ServiceAccount")["metadata"]
+    assert pod(resources(f"overlays/{overlay}"))["serviceAccountName"] == account["name"]
+    role = account["annotations"]["eks.amazonaws.com/role-arn"]
+    assert re.fullmatch(r"arn:aws:iam::\d{12}:role/\w+", role)
+
+
 def test_rbac_names_the_secrets_that_the_configuration_fills() -> None:
     settings = load(DEPLOY / "kubernetes/base/rekeyd.yaml")
     filled = {
