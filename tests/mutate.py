@@ -4,27 +4,32 @@
 
 Works on a copy in a temporary folder. Every mutant meets the unit tests of its module in a fork of
 one warm process, and those that survive meet the enumeration of `test_crash.py` with one fault at
-a time. What survives both has to stand in MUTANTS.md with a reason. Constants of decorators,
-annotations and texts are left alone.
+a time. What survives both has to stand in MUTANTS.md with a reason, and nothing else may.
+
+What kills is a test that fails, or a program that cannot be imported or computes without end, by
+the time of the processor: no load on the machine kills. The same tests pass without any change,
+side by side as often as mutants run side by side, before the first mutant and after the last.
 """
 
 import argparse
-import ast
-import copy
 import os
 import re
+import resource
 import shutil
 import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any
+
+from mutators import Mutant, mutants
 
 ROOT = Path(__file__).parents[1]
 LISTED = ROOT / "tests/MUTANTS.md"
@@ -35,163 +40,34 @@ UNIT_TESTS = {
     "holds": ("rules",),
     "steps": ("rules", "perform"),
     "requests": ("requests",),
-    "model": ("rules", "requests", "perform"),
-    "reconcile": ("reconcile",),
+    "model": ("rules", "requests", "perform", "reconcile"),
+    "reconcile": ("reconcile", "loop"),
     "perform": ("perform",),
     "store": ("store",),
     "seal": ("seal",),
 }
-ENUMERATION = ("crash", "-k", "every_call or every_kind")
+ENUMERATION = ("tests/test_crash.py", "-k", "every_call or every_kind")
 WORLD = set(UNIT_TESTS) - {"store", "seal"}
 """What the world of tests/world runs. It has a store and a seal of its own."""
 
-LONGEST = 20
-"""Seconds after which a mutant counts as killed: it does not come to an end."""
+ENDLESS = 10
+"""A mutant counts as endless after so many times the processor time of the tests as they are."""
+
+PATIENCE = 300
+"""Seconds after which a mutant that waits for something is given up: it counts as a survivor."""
+
+MEMORY = 4 << 30
+"""Bytes that a mutant may use."""
 
 LEAST = 0.9
-"""Score below which this fails."""
+"""Score of each module below which this fails."""
 
-SWAPS: dict[type, tuple[type, ...]] = {
-    ast.Lt: (ast.LtE, ast.GtE),
-    ast.LtE: (ast.Lt, ast.Gt),
-    ast.Gt: (ast.GtE, ast.LtE),
-    ast.GtE: (ast.Gt, ast.Lt),
-    ast.Eq: (ast.NotEq,),
-    ast.NotEq: (ast.Eq,),
-    ast.Is: (ast.IsNot,),
-    ast.IsNot: (ast.Is,),
-    ast.In: (ast.NotIn,),
-    ast.NotIn: (ast.In,),
-    ast.And: (ast.Or,),
-    ast.Or: (ast.And,),
-    ast.Add: (ast.Sub,),
-    ast.Sub: (ast.Add,),
-    ast.Mult: (ast.Div,),
-    ast.Div: (ast.Mult,),
-    ast.BitOr: (ast.BitAnd,),
-    ast.BitAnd: (ast.BitOr,),
-    ast.Pow: (ast.Mult,),
-}
-UNTOUCHED = {"decorator_list", "annotation", "returns"}
-REMOVABLE = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise, ast.Continue, ast.Break)
-
-Place = tuple[tuple[str, int | None], ...]
+Tests = tuple[str, ...]
+"""What pytest is given."""
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """One change: where it is, and the source of the module with it."""
-
-    module: str
-    line: int
-    function: str
-    change: str
-    source: str
-
-    @property
-    def key(self) -> tuple[str, str, str]:
-        return self.module, self.function, self.change
-
-
-def mutants(module: str, source: str) -> Iterator[Mutant]:
-    """Make every change to a module, each alone."""
-    tree = ast.parse(source)
-    for place, function in _places(tree):
-        before = _at(tree, place)
-        for after in _changes(before):
-            changed = copy.deepcopy(tree)
-            _put(changed, place, after)
-            told = f"{_shown(before)} → {_shown(after)}"
-            line = getattr(before, "lineno", 0)
-            text = ast.unparse(ast.fix_missing_locations(changed))
-            yield Mutant(module, line, function, told, text)
-
-
-def _places(node: ast.AST, place: Place = (), function: str = "") -> Iterator[tuple[Place, str]]:
-    if isinstance(node, ast.FunctionDef | ast.ClassDef):
-        function = f"{function}.{node.name}".lstrip(".")
-    for name, value in ast.iter_fields(node):
-        if name in UNTOUCHED:
-            continue
-        many = value if isinstance(value, list) else [value]
-        for number, child in enumerate(many):
-            if isinstance(child, ast.AST):
-                here = (*place, (name, number if isinstance(value, list) else None))
-                yield here, function
-                yield from _places(child, here, function)
-
-
-def _at(tree: ast.AST, place: Place) -> Any:
-    found: Any = tree
-    for name, number in place:
-        found = getattr(found, name) if number is None else getattr(found, name)[number]
-    return found
-
-
-def _put(tree: ast.AST, place: Place, new: ast.AST) -> None:
-    name, number = place[-1]
-    parent = _at(tree, place[:-1])
-    if number is None:
-        setattr(parent, name, new)
-    else:
-        getattr(parent, name)[number] = new
-
-
-def _changes(node: Any) -> Iterator[ast.AST]:
-    yield from _other_values(node)
-    yield from _other_courses(node)
-
-
-def _other_values(node: Any) -> Iterator[ast.expr]:
-    """Change what an expression comes to."""
-    match node:
-        case ast.Compare(ops=[first, *rest]):
-            for other in SWAPS[type(first)]:
-                yield ast.Compare(node.left, [other(), *rest], node.comparators)
-        case ast.BoolOp():
-            yield ast.BoolOp(SWAPS[type(node.op)][0](), node.values)
-        case ast.BinOp() if type(node.op) in SWAPS:
-            yield ast.BinOp(node.left, SWAPS[type(node.op)][0](), node.right)
-        case ast.UnaryOp(op=ast.Not()):
-            yield node.operand
-        case ast.Constant(value=bool()):
-            yield ast.Constant(not node.value)
-        case ast.Constant(value=int() | float()):
-            yield ast.Constant(node.value + 1)
-            yield ast.Constant(node.value - 1)
-
-
-def _other_courses(node: Any) -> Iterator[ast.AST]:
-    """Change what is done next."""
-    if isinstance(node, ast.Return) and node.value and not _is_none(node.value):
-        yield ast.Return(ast.Constant(None))
-    if isinstance(node, ast.If | ast.IfExp | ast.While) and _is_plain(node.test):
-        changed = copy.copy(node)
-        changed.test = ast.UnaryOp(ast.Not(), node.test)
-        yield changed
-    is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-    if isinstance(node, REMOVABLE) and not is_text:
-        yield ast.Pass()
-
-
-def _is_plain(test: ast.expr) -> bool:
-    """Tell whether no other change negates this test."""
-    return not isinstance(test, ast.Compare) and not (
-        isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not)
-    )
-
-
-def _is_none(value: ast.expr) -> bool:
-    return isinstance(value, ast.Constant) and value.value is None
-
-
-def _shown(node: Any) -> str:
-    if isinstance(node, ast.If | ast.While):
-        return f"if {ast.unparse(node.test)}"
-    return " ".join(ast.unparse(ast.fix_missing_locations(node)).split())
-
-
-# running
+def unit_tests(module: str) -> Tests:
+    return tuple(f"tests/test_{name}.py" for name in UNIT_TESTS[module])
 
 
 def copied(folder: Path) -> None:
@@ -205,49 +81,60 @@ def copied(folder: Path) -> None:
             shutil.copy(source, target)
     os.chdir(folder)
     sys.path[:0] = [str(folder / "daemon"), str(folder / "tests")]
-    sys.dont_write_bytecode = True
 
 
 def warm_up() -> None:
-    """Import what the tests need of others, once for all forks."""
-    import boto3  # noqa: F401
-    import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
-    import pydantic  # noqa: F401
-    import pytest  # noqa: F401
-    import structlog  # noqa: F401
-    import yaml  # noqa: F401
+    """Import what the tests need of others, once for all forks, and forget what is ours again."""
+    import_module("pytest")
+    for name in ("conftest", "world.scenarios"):
+        import_module(name)
+    here = str(Path.cwd())
+    for name, module in [*sys.modules.items()]:
+        if (getattr(module, "__file__", None) or "").startswith(here):
+            del sys.modules[name]
 
 
 class Attempt:
-    """A fork in which tests meet one mutant."""
+    """A fork in which tests meet one mutant, or none."""
 
-    def __init__(self, mutant: Mutant | None, tests: tuple[str, ...], options: tuple[str, ...]):
-        self.mutant, self.tests = mutant, tests
+    def __init__(self, mutant: Mutant | None, tests: Tests, seconds: int) -> None:
+        """Begin. `seconds` of the processor are what it may take, 0: any."""
+        self.mutant, self.tests, self.seconds = mutant, tests, seconds
+        self.killed = False
+        self.verdict = ""
         self._told, telling = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(self._told)
             os.setsid()
-            signal.alarm(LONGEST)
+            signal.alarm(PATIENCE)
+            resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+            if seconds:
+                resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
             code = 3
             try:
-                code = _run(mutant, tests, options, telling)
+                code = _run(mutant, tests, telling)
             finally:
                 os._exit(code)
         os.close(telling)
 
-    def killer(self, status: int) -> str:
-        """Return which test failed, or nothing."""
+    def end(self, status: int) -> None:
+        """Take down how it ended."""
         with os.fdopen(self._told) as pipe:
-            told = pipe.read()
-        if os.WIFSIGNALED(status):
-            return "did not end"
-        return told or ("cannot be imported" if os.WEXITSTATUS(status) else "")
+            failed = pipe.readline()
+        if failed:
+            self.killed, self.verdict = True, failed
+        elif os.WIFSIGNALED(status):
+            number = os.WTERMSIG(status)
+            self.killed = number == signal.SIGXCPU
+            self.verdict = "endless" if self.killed else f"ENDED BY {signal.Signals(number).name}"
+        elif code := os.WEXITSTATUS(status):
+            self.verdict = f"PYTEST ENDED WITH {code}"
+        else:
+            self.verdict = "SURVIVED"
 
 
-def _run(
-    mutant: Mutant | None, tests: tuple[str, ...], options: tuple[str, ...], telling: int
-) -> int:
+def _run(mutant: Mutant | None, tests: Tests, telling: int) -> int:
     import pytest
 
     if mutant:
@@ -258,10 +145,14 @@ def _run(
             if report.failed:
                 os.write(telling, report.nodeid.rpartition("::")[2].encode())
 
-    paths = [f"tests/test_{name}.py" for name in tests]
-    fixed = ["-x", "-q", "-o", "addopts=", "-p", "no:cacheprovider", "-p", "no:xdist"]
+        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+            if report.failed:
+                os.write(telling, b"it cannot be imported")
+
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # one of them fails tests that take long
+    fixed = ["-xq", "-oaddopts=", "-pno:cacheprovider", "-Wignore::pytest.PytestConfigWarning"]
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        return int(pytest.main([*paths, *fixed, *options], plugins=[Failures()]))
+        return int(pytest.main([*tests, *fixed], plugins=[Failures()]))
 
 
 def _import_instead(mutant: Mutant) -> None:
@@ -276,46 +167,113 @@ def _import_instead(mutant: Mutant) -> None:
     SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
 
 
-def met(todo: list[Mutant], stage: str, jobs: int) -> dict[Mutant, str]:
-    """Let every mutant meet the tests of a stage; return what killed each, or nothing."""
-    waiting, running, killers = todo[::-1], {}, {}
-    while waiting or running:
-        while waiting and len(running) < jobs:
-            mutant = waiting.pop()
-            unit = stage == "unit tests"
-            tests = UNIT_TESTS[mutant.module] if unit else ENUMERATION[:1]
-            attempt = Attempt(mutant, tests, () if unit else ENUMERATION[1:])
+def side_by_side(
+    waiting: Iterable[Callable[[], Attempt]], jobs: int, done: Callable[[Attempt, float], None]
+) -> None:
+    """Make attempts, some at a time; tell of each that is done, and its processor time."""
+    left, running = iter(waiting), {}
+    while True:
+        while len(running) < jobs and (begin := next(left, None)):
+            attempt = begin()
             running[attempt.pid] = attempt
-        pid, status = os.wait()
+        if not running:
+            return
+        pid, status, used = os.wait4(-1, 0)
         attempt = running.pop(pid)
+        attempt.end(status)
+        done(attempt, used.ru_utime + used.ru_stime)
+
+
+def unchanged(all_tests: Iterable[Tests], jobs: int) -> dict[Tests, float]:
+    """Run tests without any change, each as often as mutants run at once; return their seconds."""
+    seconds: dict[Tests, float] = {}
+
+    def done(attempt: Attempt, used: float) -> None:
+        if attempt.verdict != "SURVIVED":
+            sys.exit(f"without any change, {' '.join(attempt.tests)}: {attempt.verdict}")
+        seconds[attempt.tests] = max(used, seconds.get(attempt.tests, 0))
+
+    every = [tests for tests in dict.fromkeys(all_tests) for _ in range(jobs)]
+    side_by_side([lambda tests=tests: Attempt(None, tests, 0) for tests in every], jobs, done)
+    return seconds
+
+
+def met(todo: list[tuple[Mutant, Tests]], usual: dict[Tests, float], jobs: int) -> set[Mutant]:
+    """Let every mutant meet its tests; return those that were killed."""
+    killed: set[Mutant] = set()
+    number = 0
+
+    def done(attempt: Attempt, _: float) -> None:
+        nonlocal number
+        number += 1
         mutant = attempt.mutant
-        killers[mutant] = attempt.killer(status)
-        done = f"{len(killers)}/{len(todo)}"
-        verdict = killers[mutant] or "SURVIVED"
+        assert mutant
+        if attempt.killed:
+            killed.add(mutant)
         where = f"{mutant.module}.py:{mutant.line} {mutant.change}"
-        print(f"  {stage} {done:>9}  {where[:90]:90}  {verdict[:60]}", flush=True)
-    return killers
+        print(f"  {number:5}/{len(todo)}  {where[:100]:100}  {attempt.verdict[:70]}", flush=True)
+
+    waiting = [
+        lambda mutant=mutant, tests=tests: Attempt(mutant, tests, _limit(usual[tests]))
+        for mutant, tests in todo
+    ]
+    side_by_side(waiting, jobs, done)
+    return killed
 
 
-def excused() -> dict[tuple[str, str, str], str]:
-    """Return the survivors that are listed, with their reasons."""
-    row = re.compile(r"\| (\w+)\.py:\d+ \| `([^`]*)` \| `([^`]*)` \| (.+) \|")
+def _limit(usual: float) -> int:
+    return max(10, int(usual * ENDLESS))
+
+
+# telling
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of all mutants of some modules."""
+
+    every: list[Mutant]
+    by_units: set[Mutant]
+    by_enumeration: set[Mutant]
+
+    @property
+    def survivors(self) -> list[Mutant]:
+        return [m for m in self.every if m not in self.by_units | self.by_enumeration]
+
+    def table(self, name: str, of: Callable[[Mutant], str]) -> str:
+        """Return a table of scores, with a row for each value of `of`."""
+        lines = [
+            f"| {name} | mutants | killed by unit tests | by the enumeration | survived | score |",
+            "|---|---:|---:|---:|---:|---:|",
+        ]
+        for group in dict.fromkeys(map(of, self.every)):
+            own = {mutant for mutant in self.every if of(mutant) == group}
+            units, crash = len(own & self.by_units), len(own & self.by_enumeration)
+            left = len(own) - units - crash
+            lines.append(
+                f"| {group} | {len(own)} | {units} | {crash} | {left} | {1 - left / len(own):.1%} |"
+            )
+        return "\n".join(lines)
+
+    def scores(self) -> str:
+        files = self.table("file", lambda mutant: f"`{mutant.module}`")
+        kinds = self.table("change", lambda mutant: mutant.kind)
+        killed = len(self.by_units | self.by_enumeration)
+        every = len(self.every)
+        return f"{killed} of {every} were noticed: {killed / every:.1%}.\n\n{files}\n\n{kinds}"
+
+    def failing(self) -> list[str]:
+        """Name the modules whose score is too low."""
+        total = Counter(mutant.module for mutant in self.every)
+        left = Counter(mutant.module for mutant in self.survivors)
+        return [module for module in total if 1 - left[module] / total[module] < LEAST]
+
+
+def excused() -> Counter[tuple[str, str, str]]:
+    """Return how often each change is listed as one that may survive."""
+    row = re.compile(r"\| (\w+)\.py \| `([^`]*)` \| `([^`]*)` \| .+ \|")
     rows = [row.fullmatch(line) for line in LISTED.read_text().splitlines()]
-    return {(m[1], m[2], m[3]): m[4] for m in rows if m}
-
-
-def table(all_of_them: list[Mutant], unit: dict[Mutant, str], crash: dict[Mutant, str]) -> str:
-    lines = ["file          mutants  killed by unit tests  by enumeration  survived   score"]
-    for module in dict.fromkeys(mutant.module for mutant in all_of_them):
-        own = [mutant for mutant in all_of_them if mutant.module == module]
-        by_unit = sum(bool(unit[mutant]) for mutant in own)
-        by_crash = sum(bool(crash.get(mutant)) for mutant in own)
-        left = len(own) - by_unit - by_crash
-        score = 1 - left / max(len(own), 1)
-        lines.append(
-            f"{module + '.py':13} {len(own):7}  {by_unit:20}  {by_crash:14}  {left:8}  {score:6.1%}"
-        )
-    return "\n".join(lines)
+    return Counter((m[1], m[2], m[3].replace(r"\|", "|")) for m in rows if m)
 
 
 def main() -> int:
@@ -324,7 +282,6 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     given = parser.parse_args()
     began = time.monotonic()
-    known = excused()
     with tempfile.TemporaryDirectory(prefix="rekeyd-mutants-") as folder:
         copied(Path(folder))
         warm_up()
@@ -333,24 +290,45 @@ def main() -> int:
             for module in given.modules
             for mutant in mutants(module, Path(f"daemon/rekeyd/{module}.py").read_text())
         ]
-        used = sorted({name for module in given.modules for name in UNIT_TESTS[module]})
-        whole = Attempt(None, tuple(used), ())
-        if broken := whole.killer(os.waitpid(whole.pid, 0)[1]):
-            print(f"without any change {broken} fails", file=sys.stderr)
-            return 1
-        unit = met(every, "unit tests", given.jobs)
-        rest = [m for m in every if not unit[m] and m.module in WORLD]
-        crash = met(rest, "enumeration", given.jobs)
+        all_tests = [*map(unit_tests, given.modules), ENUMERATION]
+        usual = unchanged(all_tests, given.jobs)
+        print(f"without any change, {len(usual)} sets of tests pass: {len(every)} mutants to meet")
+        units = met([(m, unit_tests(m.module)) for m in every], usual, given.jobs)
+        rest = [m for m in every if m not in units and m.module in WORLD]
+        crash = met([(m, ENUMERATION) for m in rest], usual, given.jobs)
+        unchanged(all_tests, given.jobs)
         os.chdir(ROOT)
-    survivors = [m for m in every if not unit[m] and not crash.get(m)]
-    score = 1 - len(survivors) / max(len(every), 1)
-    print(f"\n{table(every, unit, crash)}")
-    print(f"{len(every)} mutants in {time.monotonic() - began:.0f} s, score {score:.1%}")
-    print("most kills:", Counter(k for k in [*unit.values(), *crash.values()] if k).most_common(5))
-    unknown = [mutant for mutant in survivors if mutant.key not in known]
-    for mutant in unknown:
-        print(f"| {mutant.module}.py:{mutant.line} | `{mutant.function}` | `{mutant.change}` | ? |")
-    return int(bool(unknown) or score < LEAST)
+    result = Result(every, units, crash)
+    scores = result.scores()
+    print(f"\n{scores}\n\nthis took {time.monotonic() - began:.0f} s")
+    modules = set(given.modules)
+    if modules == set(UNIT_TESTS):
+        write_down(scores)
+    return told(result, modules)
+
+
+def write_down(scores: str) -> None:
+    """Put the scores of a whole run where the survivors are listed."""
+    head, title, rest = LISTED.read_text().partition("## Scores\n")
+    _, following, tail = rest.partition("\n## ")
+    LISTED.write_text(f"{head}{title}\n{scores}\n{following}{tail}")
+
+
+def told(result: Result, modules: set[str]) -> int:
+    """Print what is wrong with the scores and the list; return the exit code."""
+    known = Counter({key: n for key, n in excused().items() if key[0] in modules})
+    survived = Counter(mutant.key for mutant in result.survivors)
+    unknown, outdated = survived - known, known - survived
+    for title, keys in (("survive unlisted", unknown), ("are listed and do not survive", outdated)):
+        if keys:
+            print(f"\nThese {title}:")
+        for module, function, change in keys.elements():
+            row = change.replace("|", r"\|")
+            print(f"| {module}.py | `{function}` | `{row}` | ? |")
+    failing = result.failing()
+    if failing:
+        print(f"below {LEAST:.0%}: {', '.join(failing)}")
+    return int(bool(unknown or outdated or failing))
 
 
 if __name__ == "__main__":
