@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from rekeyd import holds
 from rekeyd.holds import REASONS
 from rekeyd.model import Custody, Intent, Key, Pair, SinkView, Snapshot, Timing
-from rekeyd.rules import CALL_WINDOW, CLOCK_SKEW, RULES, plan, rest, retire
+from rekeyd.rules import CALL_WINDOW, CLOCK_SKEW, RULES, deliver, due, plan, rest, retire
 from rekeyd.steps import (
     Activate,
     Deactivate,
@@ -128,7 +129,7 @@ def test_a_plan_without_an_answer_is_a_mistake_of_the_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("rekeyd.rules.RULES", ())
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match="always answers"):
         decide(steady())
 
 
@@ -230,8 +231,8 @@ class TestCloseACrashedMint:
     def test_an_orphan_is_deactivated_at_once(self) -> None:
         seen = look(
             key(OLD, 2 * HOUR),
-            key(NEW, HOUR),
-            pairs=(pair(OLD, 2 * HOUR), orphan(NEW, HOUR)),
+            key(NEW, MINUTE),
+            pairs=(pair(OLD, 2 * HOUR), orphan(NEW, MINUTE)),
             holds=OLD,
         )
 
@@ -262,8 +263,9 @@ class TestForgetWhatVanished:
     def test_what_we_deleted_is_forgotten_once_it_is_not_listed_any_more(self) -> None:
         gone = pair(OLD, DAY, deleted=ago(SETTLE))
         seen = look(key(NEW, HOUR), pairs=(gone, pair(NEW, HOUR)), holds=NEW)
+        custody = custody_after(seen)
 
-        assert custody_after(seen).gone == (OLD,)
+        assert ([p.key_id for p in custody.pairs], custody.gone) == ([NEW], (OLD,))
 
     def test_what_we_deleted_and_is_still_listed_was_not_deleted(self) -> None:
         seen = superseded(HOUR, old={"deleted": ago(SETTLE)}, listed={"active": False})
@@ -329,6 +331,23 @@ class TestGoBack:
         seen = look(pairs=(pair(NEW, HOUR, missing=NOW),), holds=NEW)
 
         assert decide(seen) == Decision("mint", Mint(frozenset()))
+
+    def test_a_key_that_a_person_deactivated_is_not_due_by_that(self) -> None:
+        seen = look(key(NEW, HOUR, active=False), pairs=(pair(NEW, HOUR),), holds=NEW)
+
+        assert not due(seen, TIMING)
+
+    def test_a_chosen_pair_that_a_person_deleted_is_not_activated_but_replaced(self) -> None:
+        chosen = pair(NEW, HOUR, deactivated=ago(HOUR), missing=NOW)
+
+        assert decide(look(pairs=(chosen,), holds=NEW)) == Decision("mint", Mint(frozenset()))
+
+    @pytest.mark.parametrize("facts", [{"missing": NOW}, {"deleted": NOW}])
+    def test_a_pair_that_is_gone_is_nothing_to_go_back_to(self, facts: dict[str, Any]) -> None:
+        listed = (key(OLD, DAY, active=False),) if "deleted" in facts else ()
+        seen = look(*listed, pairs=(pair(OLD, DAY, **facts), pair(NEW, HOUR, missing=NOW)))
+
+        assert decide(seen).rule == "mint"
 
     def test_a_leaked_pair_is_nothing_to_go_back_to(self) -> None:
         assert decide(self.ended(revoked=NOW)).rule != "go_back"
@@ -407,7 +426,23 @@ class TestDeliver:
 
         custody = custody_after(seen)
 
-        assert (custody.pairs[0].current, custody.rotated) == (NOW, NOW)
+        assert (custody.pairs[0].current, custody.pairs[0].arrived) == (NOW, NOW)
+        assert custody.rotated == NOW
+
+    @pytest.mark.parametrize("other", [SinkView("b", FOREIGN), SinkView("b", problem="down")])
+    def test_a_pair_is_not_current_before_the_sinks_that_are_barred_hold_it(
+        self, other: SinkView
+    ) -> None:
+        seen = look(key(NEW, HOUR), pairs=(pair(NEW, HOUR, current=None),))
+
+        assert reason(replace(seen, sinks=(SinkView("a", NEW), other)))
+
+    def test_a_pair_that_is_not_proved_or_not_alive_is_given_to_nobody(self) -> None:
+        unproved = look(key(NEW, MINUTE), pairs=(fresh(NEW, MINUTE),))
+        dead = look(pairs=(pair(NEW, HOUR, missing=NOW),))
+
+        assert deliver(unproved, TIMING) is None
+        assert deliver(dead, TIMING) is None
 
     def test_a_pair_that_is_current_again_is_no_new_rotation(self) -> None:
         before = ago(MINUTE)
@@ -448,6 +483,25 @@ class TestRetire:
         seen = superseded(3 * OVERLAP, old={}, listed={"used": ago(MINUTE)})
 
         assert reason(seen) == "in_use"
+
+    def test_but_not_of_a_key_that_was_just_deactivated(self) -> None:
+        just = {"deactivated": ago(MINUTE)}
+        stale = superseded(3 * OVERLAP, old=just, listed={"used": ago(2 * MINUTE)})
+
+        assert decide(stale).rule == "rest"
+
+    def test_nor_of_one_that_is_shown_inactive(self) -> None:
+        quick = Timing(TIMING.due, MINUTE, GRACE, SETTLE)
+        restored = {"restored": ago(5 * MINUTE)}
+        seen = superseded(HOUR, old=restored, listed={"active": False, "used": ago(MINUTE)})
+
+        assert plan(seen, quick).rule == "rest"
+
+    def test_nor_where_nothing_superseded_it(self) -> None:
+        given_up = pair(NEW, HOUR, given_up=NOW)
+        seen = look(key(NEW, HOUR, used=ago(MINUTE)), pairs=(given_up,))
+
+        assert decide(seen).step == Mint(frozenset({NEW}))
 
     def test_an_inactive_old_key_waits_for_its_grace(self) -> None:
         old = {"deactivated": ago(GRACE - MINUTE)}
@@ -513,6 +567,10 @@ class TestRetire:
         )
 
         assert decide(seen).rule == "deliver"
+        assert retire(replace(seen, sinks=()), TIMING) is None
+
+    def test_the_current_pair_is_kept_although_no_sink_is_left(self) -> None:
+        assert decide(steady(sinks=())).rule == "rest"
 
     @pytest.mark.parametrize("shown", [(), (key(NEW, 5 * MINUTE, active=False),)])
     def test_nothing_is_retired_unless_the_new_key_is_seen_active(
@@ -531,8 +589,13 @@ class TestRetire:
     def test_a_leaked_key_has_no_overlap(self) -> None:
         assert decide(superseded(MINUTE, old={"revoked": NOW}, listed={})).step == Deactivate(OLD)
 
+    def test_not_even_while_it_is_used_between_the_listing_and_the_question_when(self) -> None:
+        seen = superseded(HOUR, old={"revoked": NOW}, listed={"used": NOW + MINUTE / 60})
+
+        assert decide(seen).step == Deactivate(OLD)
+
     def test_and_no_grace(self) -> None:
-        old = {"revoked": NOW, "deactivated": NOW}
+        old = {"revoked": ago(MINUTE), "deactivated": ago(MINUTE)}
         listed = {"active": False, "used": NOW}
 
         assert decide(superseded(MINUTE, old=old, listed=listed)).step == Delete(OLD)
@@ -561,6 +624,8 @@ class TestRetire:
 
         assert decide(superseded(OVERLAP, old=adopted, listed={})).step == Deactivate(OLD)
         assert decide(superseded(MINUTE, old=adopted, listed={})).rule == "rest"
+        used = {"used": ago(OVERLAP)}
+        assert decide(superseded(OVERLAP, old=adopted, listed=used)).step == Deactivate(OLD)
 
     def test_a_given_up_first_key_is_removed(self) -> None:
         seen = look(key(NEW, HOUR), key(FOREIGN, DAY), pairs=(fresh(NEW, HOUR, given_up=NOW),))
@@ -611,6 +676,23 @@ class TestMint:
 
         assert decide(seen).rule == "rest"
 
+    @pytest.mark.parametrize("facts", [{"missing": ago(MINUTE)}, {"deleted": ago(MINUTE)}])
+    def test_a_key_that_is_gone_takes_none(self, facts: dict[str, Any]) -> None:
+        pairs = (pair(OLD, DAY, **facts), pair(NEW, HOUR))
+
+        assert decide(look(key(NEW, HOUR), pairs=pairs, holds=NEW, asked=NOW)).rule == "mint"
+
+    @pytest.mark.parametrize(
+        ("age", "shown"), [(MINUTE, (key(NEW, MINUTE),)), (SETTLE, ())], ids=["shown", "no more"]
+    )
+    def test_a_listing_that_is_not_stale_is_believed_when_it_shows_no_free_slot(
+        self, age: timedelta, shown: tuple[Key, ...]
+    ) -> None:
+        others = (key(FOREIGN, DAY), key("AKIAOTHER", DAY))[len(shown) :]
+        ours = pair(NEW, age, missing=None if shown else NOW)
+
+        assert reason(look(*shown, *others, pairs=(ours,), holds=NEW, asked=NOW)) == "slots_full"
+
     def test_a_slot_that_becomes_free_by_itself_is_waited_for(self) -> None:
         seen = superseded(MINUTE, old={}, listed={})
 
@@ -628,7 +710,16 @@ class TestMint:
         step = decide(seen).step
 
         assert isinstance(step, Hold)
-        assert (step.reason, "…" + FOREIGN[-4:] in step.what) == ("slots_full", True)
+        assert step.reason == "slots_full"
+        assert f"two keys and …{FOREIGN[-4:]} cannot be retired" in step.what
+
+    def test_full_slots_are_held_where_both_are_ours_and_in_sinks(self) -> None:
+        ours = tuple(pair(name, HOUR, given_up=NOW) for name in (OLD, NEW))
+        seen = look(key(OLD, HOUR), key(NEW, HOUR), pairs=ours)
+        step = decide(replace(seen, sinks=(SinkView("a", OLD), SinkView("b", NEW)))).step
+
+        assert isinstance(step, Hold)
+        assert "the keys that the sinks hold cannot be retired" in step.what
 
 
 class TestRest:
@@ -766,9 +857,27 @@ class TestEdges:
 
         assert [p.given_up for p in chosen.pairs] == [None, None, NOW]
 
+    def test_what_was_given_up_before_stays_so_since_then(self) -> None:
+        pairs = (pair(OLD, DAY), pair("AKIABAD", HOUR, given_up=ago(MINUTE)), pair(NEW, HOUR))
+
+        chosen = look(key(OLD, DAY), pairs=pairs).back_to(pairs[0])
+
+        assert [p.given_up for p in chosen.pairs] == [None, ago(MINUTE), NOW]
+
     def test_every_reason_of_a_hold_is_named(self) -> None:
-        assert {"root", "slots_full", "interrupted"} < set(REASONS)
-        assert len(REASONS) == 9
+        every = [
+            holds.ROOT,
+            holds.USER_MISSING,
+            holds.user_replaced(USER),
+            holds.deactivated(NEW),
+            holds.foreign_in_sink(SinkView("file", FOREIGN)),
+            holds.sink(SinkView("file", problem="down")),
+            holds.in_use(OLD),
+            holds.slots_full(()),
+            holds.interrupted(()),
+        ]
+
+        assert tuple(hold.reason for hold in every) == REASONS
 
     def test_a_hold_names_the_key_that_a_sink_holds(self) -> None:
         step = decide(steady(sinks=(SinkView("file", "AKIAELSEWHERE"),))).step

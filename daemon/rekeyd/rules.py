@@ -69,14 +69,14 @@ def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
         return Record("a mint was interrupted", replace(s.custody, intent=found))
     unexplained = _unexplained(s, intent)
     born = {k.id: k.created for k in unexplained if k.created}
-    fitting = [name for name, at in born.items() if at <= intent.at + CALL_WINDOW]
     closed = replace(s.custody, intent=None)
-    if len(fitting) == 1:
-        orphan = Pair(key_id=fitting[0], minted=born[fitting[0]])
-        return Record(
-            f"the interrupted mint left {short(orphan.key_id)}, whose secret nobody has",
-            replace(closed, pairs=(*closed.pairs, orphan)),
-        )
+    match [name for name, at in born.items() if at <= intent.at + CALL_WINDOW]:
+        case [name]:
+            orphan = Pair(key_id=name, minted=born[name])
+            return Record(
+                f"the interrupted mint left {short(name)}, whose secret nobody has",
+                replace(closed, pairs=(*closed.pairs, orphan)),
+            )
     return None if unexplained else Record("the interrupted mint left no key", closed)
 
 
@@ -285,7 +285,7 @@ def _unexplained(s: Snapshot, intent: Intent) -> list[Key]:
 
 
 def _overlap(t: Timing, pair: Pair) -> timedelta:
-    return t.overlap if pair.handed_out and not pair.revoked else NOTHING
+    return t.overlap if pair.handed_out else NOTHING
 
 
 def _needed_until(s: Snapshot, pair: Pair, key: Key) -> datetime:

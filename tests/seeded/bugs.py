@@ -40,7 +40,7 @@ BUGS = (
         "no overlap",
         "crash: normal",
         "rules",
-        "return t.overlap if pair.handed_out and not pair.revoked else NOTHING",
+        "return t.overlap if pair.handed_out else NOTHING",
         "return NOTHING",
     ),
     bug(
@@ -202,8 +202,8 @@ BUGS = (
         "of two keys that fit, one is taken",
         "rules",
         "rules",
-        "if len(fitting) == 1:",
-        "if fitting:",
+        "case [name]:",
+        "case [name, *_]:",
     ),
     bug(
         "a third key is made",
@@ -439,9 +439,6 @@ BUGS = (
         "rules",
         "return Deactivate(key.id) if quiet or pair.revoked else None",
         "return Deactivate(key.id) if quiet else None",
-        "rules",
-        "return t.overlap if pair.handed_out and not pair.revoked else NOTHING",
-        "return t.overlap if pair.handed_out else NOTHING",
     ),
     bug(
         "rest forgets the overlap",
