@@ -1,7 +1,8 @@
 """The bugs. Each is a small change that somebody could make in good faith, and what must notice it.
 
 `caught_by` names the check: `crash` is the enumeration of crash points with the name of its
-scenario, `model` the model check with the name of its model, `rules` tests/test_rules.py and so on.
+scenario, `model` the model check with the name of its model, `rules` tests/test_rules.py and so on,
+`aws: sent_once` the tests of tests/test_aws.py that have this in their name.
 """
 
 from dataclasses import dataclass
@@ -185,6 +186,13 @@ BUGS = (
         'closing(self._account.client("iam", config=PATIENT)) as once,',
     ),
     bug(
+        "botocore may send CreateAccessKey again",
+        "aws: sent_once",
+        "aws",
+        'closing(self._account.client("iam", config=ONCE)) as once,',
+        'closing(self._account.client("iam", config=PATIENT)) as once,',
+    ),
+    bug(
         "a new key is made while an intent is open",
         "crash late: normal",
         "rules",
@@ -347,6 +355,13 @@ BUGS = (
         "perform",
         "    begun = _save_pair(who, begun, pair.key_id, delivered=handed, current=None)\n",
         "    begun = begun.with_pair(pair.key_id, delivered=handed, current=None)\n",
+    ),
+    bug(
+        "custody is not flushed to the disk",
+        "store: is_a_flush",
+        "store",
+        "'full' if durable else 'normal'",
+        "'normal'",
     ),
     bug(
         "a repaired sink does not begin the overlap again",

@@ -32,7 +32,7 @@ def hunt(check: str) -> str | None:
                 ReplicaCheck(detail).run(REPLICA_STATES)
                 return None
             case _:
-                return _tests(kind)
+                return _tests(kind, detail)
     except Violation as violation:
         return str(violation).splitlines()[0]
 
@@ -48,12 +48,13 @@ def _enumerate(detail: str, *, late: bool) -> str | None:
     return None
 
 
-def _tests(module: str) -> str | None:
+def _tests(module: str, some: str) -> str | None:
     seen = _Failures()
     own = sys.modules.pop(f"test_{module}", None)  # it may have imported what the bug changes
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         path = str(TESTS / f"test_{module}.py")
-        pytest.main([path, "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"], plugins=[seen])
+        options = ["-qx", "-k", some, "-p", "no:cacheprovider", "-p", "no:xdist"]
+        pytest.main([path, *options], plugins=[seen])
     sys.modules.pop(f"test_{module}", None)
     if own is not None:
         sys.modules[f"test_{module}"] = own

@@ -15,7 +15,7 @@ from seeded.bugs import Bug
 
 
 class SeedError(Exception):
-    """The text that a bug changes is not there, or there twice: the program has moved on."""
+    """A bug changes nothing, or its text is not there or there twice: the program has moved on."""
 
 
 @contextmanager
@@ -24,7 +24,10 @@ def sown(bug: Bug) -> Iterator[None]:
     with ExitStack() as stack:
         for name, changes in _by_module(bug).items():
             module = import_module(f"rekeyd.{name}")
-            for owner, attribute, value in _differences(module, changed_source(module, changes)):
+            differences = [*_differences(module, changed_source(module, changes))]
+            if not differences:
+                raise SeedError(f"{module.__name__} is the same with the bug that {bug.name}")
+            for owner, attribute, value in differences:
                 stack.callback(setattr, owner, attribute, getattr(owner, attribute))
                 setattr(owner, attribute, value)
         yield
@@ -70,6 +73,7 @@ def _members(mine: type, other: type) -> Iterator[tuple[Any, str, Any]]:
 
 
 def _code(mine: Any, other: Any) -> Iterator[tuple[Any, str, Any]]:
+    mine, other = inspect.unwrap(mine), inspect.unwrap(other)
     if _body(mine.__code__) != _body(other.__code__):
         yield mine, "__code__", other.__code__
 
