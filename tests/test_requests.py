@@ -59,15 +59,17 @@ def test_rollback_chooses_the_superseded_pair_and_gives_the_current_one_up() -> 
 def test_rollback_needs_a_pair_to_go_back_to() -> None:
     alone = replace(SEEN, custody=replace(SEEN.custody, pairs=(NEW,)))
 
-    with pytest.raises(Permanent, match="no superseded pair"):
+    with pytest.raises(Permanent, match="no superseded pair") as refused:
         asked("rollback", seen=alone)
+    assert "rekeyd rotate" in refused.value.do
 
 
 def test_an_adopted_key_is_ours_from_now_on_without_its_secret() -> None:
     adopted = asked("adopt", "AKIAFOREIGN").pairs[-1]
 
     assert (adopted.key_id, adopted.adopted, adopted.sealed) == ("AKIAFOREIGN", True, None)
-    assert adopted.born == START, "its overlap counts from now"
+    assert (adopted.minted, adopted.born) == (BORN, START), "its overlap counts from now"
+    assert not adopted.fingerprint, "so no sink that holds it counts as broken"
 
 
 def test_a_key_of_which_nobody_knows_when_it_was_made_can_be_adopted() -> None:
@@ -88,13 +90,18 @@ def test_adopting_a_pair_of_ours_changes_nothing() -> None:
     assert asked("adopt", "AKIANEW") == SEEN.custody
 
 
+def test_adopting_the_user_that_is_ours_already_changes_nothing() -> None:
+    assert asked("adopt", USER) == SEEN.custody
+
+
 def test_a_key_that_only_a_sink_knows_may_be_overwritten_once_it_is_adopted() -> None:
     assert asked("adopt", "AKIAELSEWHERE").gone == ("AKIAELSEWHERE",)
 
 
 def test_a_key_that_nobody_knows_cannot_be_adopted() -> None:
-    with pytest.raises(Permanent, match="neither a key"):
+    with pytest.raises(Permanent, match="neither a key") as refused:
         asked("adopt", "AKIANOBODY")
+    assert "rekeyd status" in refused.value.do
 
 
 def test_a_user_made_again_is_adopted_with_a_fresh_custody() -> None:
