@@ -175,11 +175,14 @@ def test_the_witness_is_told_what_was_seen_done_refused_and_granted(loop, monkey
         def __getattr__(self, name):
             return lambda *given: told.append((name, given[1:]))
 
-    one = loop(Record("a fact", LOOK.custody), Transient("no network"))
+    trouble = Transient("no network")
+    one = loop(Record("a fact", LOOK.custody), trouble)
     one._witness = Everything()
+    times = iter([100.0, 107.0])
+    monkeypatch.setattr(reconcile.time, "monotonic", lambda: next(times))
     one.advance()
 
     assert [name for name, _ in told] == ["saw", "did", "failed"]
     assert told[0][1][0] is LOOK
-    assert told[1][1][1] == "a fact"
-    assert told[2][1][0] == "look"
+    assert told[1][1][1:] == ("a fact", 7.0)
+    assert told[2][1] == ("look", trouble, 1.0)
