@@ -5,8 +5,9 @@ import os
 
 import pytest
 
+from rekeyd import seal as module
 from rekeyd.errors import Misconfigured
-from rekeyd.seal import KeySealer, make_key, open_sealer, read_key
+from rekeyd.seal import CHECK, KeySealer, make_key, open_sealer, read_key
 from rekeyd.secret import AccessPair, Secret
 
 KEY = bytes(range(32))
@@ -44,8 +45,21 @@ def test_a_secret_is_opened_with_what_it_was_sealed_with():
 def test_a_secret_moved_elsewhere_does_not_open(identity, key_id, key):
     sealed = KeySealer(KEY, "the key").seal("backup_user", PAIR)
 
-    with pytest.raises(Misconfigured, match="does not open what the state holds"):
+    with pytest.raises(Misconfigured, match="does not open what the state holds") as refused:
         KeySealer(key, "the key").unseal(identity, key_id, sealed)
+    assert "give it the key that this state was made with" in refused.value.do
+
+
+def test_what_an_earlier_rekeyd_sealed_still_opens():
+    sealer = KeySealer(KEY, "the key")
+    secret = "5S7EEo5Asv3c9WyS4jVAWjnvxRNLKGn5hfdfJkPGsi2ssxIPxxbXcDIjeP6bFeD4"
+    check = (
+        "Uy540aUNUyh2PL4SGx7MHamDAEguMphbKl+ZPMeKUzd7"
+        "Lo8qUFDUk8Zn4dvQqpds4vWz6kalcoGEc2xAS44vOZck/w=="
+    )
+
+    assert sealer.unseal("backup_user", "AKIA1", secret).reveal() == PAIR.secret.reveal()
+    assert sealer.unseal("rekeyd", CHECK.key_id, check).reveal() == CHECK.secret.reveal()
 
 
 @pytest.mark.parametrize("sealed", ["", "no base64", "AAAA"])
@@ -65,6 +79,8 @@ def test_a_key_is_raw_or_base64(tmp_path, content):
         (KEY, 0o640, "is open to others"),
         (KEY + b"\n", 0o600, "is not 32 bytes"),
         (b"", 0o600, "is not 32 bytes"),
+        (b"!" + base64.b64encode(KEY), 0o600, "is not 32 bytes"),
+        (b"no base64", 0o600, "is not 32 bytes"),
     ],
 )
 def test_another_file_is_no_key(tmp_path, content, mode, problem):
@@ -74,10 +90,12 @@ def test_another_file_is_no_key(tmp_path, content, mode, problem):
 
 
 def test_a_key_that_is_not_there_or_is_a_folder(tmp_path):
-    with pytest.raises(Misconfigured, match="does not exist"):
+    with pytest.raises(Misconfigured, match="does not exist") as missing:
         read_key(tmp_path / "key")
-    with pytest.raises(Misconfigured, match="cannot be read: Is a directory"):
+    assert "makes one" in missing.value.do
+    with pytest.raises(Misconfigured, match="cannot be read: Is a directory") as unreadable:
         read_key(tmp_path)
+    assert "readable by the user that rekeyd runs as" in unreadable.value.do
 
 
 def test_a_key_is_made_once(tmp_path):
@@ -85,8 +103,18 @@ def test_a_key_is_made_once(tmp_path):
 
     assert len(made) == 32
     assert make_key(tmp_path / "key") == made
-    with pytest.raises(Misconfigured, match="cannot be made"):
+    with pytest.raises(Misconfigured, match="cannot be made") as refused:
         make_key(tmp_path / "nowhere" / "key")
+    assert "seal: file:PATH" in refused.value.do
+
+
+def test_a_key_is_on_the_disk_before_anything_is_sealed_with_it(tmp_path, monkeypatch):
+    flushed = []
+    monkeypatch.setattr(module.os, "fsync", lambda file: flushed.append(os.fstat(file).st_size))
+
+    make_key(tmp_path / "key")
+
+    assert flushed == [32]
 
 
 def test_systemd_passes_a_key_as_a_credential(tmp_path, monkeypatch):
@@ -102,8 +130,9 @@ def test_systemd_passes_a_key_as_a_credential(tmp_path, monkeypatch):
 def test_without_systemd_there_are_no_credentials(monkeypatch):
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
 
-    with pytest.raises(Misconfigured, match="CREDENTIALS_DIRECTORY"):
+    with pytest.raises(Misconfigured, match="CREDENTIALS_DIRECTORY") as refused:
         open_sealer("credential:seal", no_kms)
+    assert "LoadCredential=seal:" in refused.value.do
 
 
 def test_a_file_is_a_key_of_its_own(tmp_path):

@@ -7,7 +7,6 @@ import os
 import secrets
 import stat
 from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def make_key(path: Path) -> bytes:
             "make the folder writable for rekeyd, or name another place with `seal: file:PATH`",
         ) from None
     with os.fdopen(handle, "wb") as file:
-        file.write(secrets.token_bytes(KEY_BYTES))
+        file.write(AESGCM.generate_key(KEY_BYTES * 8))
         file.flush()
         os.fsync(file.fileno())
     return read_key(path)
@@ -128,7 +127,7 @@ CHECK = AccessPair("seal-check", Secret("this text opens with the right seal key
 def _from_base64(raw: bytes) -> bytes:
     try:
         return b64decode(raw.strip(), validate=True)
-    except (Base64Error, ValueError):
+    except ValueError:
         return b""
 
 
