@@ -112,7 +112,6 @@ def follow(
         if request:
             for identity in identities:
                 store.ask(identity.name, request)
-        told: list[Event] = []
         worker = Worker(settings, store, list(zip(identities, followers, strict=True)))
         thread = threading.Thread(target=worker.run, daemon=True)
         if store.act():
@@ -120,13 +119,10 @@ def follow(
         elif kind is None:
             for one in followers:
                 one.code, one.note = DONE, "a daemon runs on this state, and does what is due"
-        deadline = time.monotonic() + wait
+        told: list[Event] = []
         interrupted = False
         try:
-            while _open(followers) and not worker.error and time.monotonic() < deadline:
-                worker.happened.wait(POLL)
-                worker.happened.clear()
-                told += _show(followers, as_json)
+            _watch(worker, followers, told, time.monotonic() + wait, as_json)
         except KeyboardInterrupt:  # what has begun is finished, and nothing more is begun
             interrupted = True
         worker.stopping.set()
@@ -139,6 +135,15 @@ def follow(
             one.give_up()
         code = _conclude(followers, told, as_json)
         return INTERRUPTED if interrupted else code
+
+
+def _watch(
+    worker: "Worker", followers: list[Follower], told: list[Event], until: float, as_json: bool
+) -> None:
+    while _open(followers) and not worker.error and time.monotonic() < until:
+        worker.happened.wait(POLL)
+        worker.happened.clear()
+        told += _show(followers, as_json)
 
 
 @dataclass
