@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60.0
 USER = 65532
-LARGEST = 80_000_000
+LARGEST = 95_000_000
 """Bytes that the image may add to its base."""
 
 ENGINE = """\
