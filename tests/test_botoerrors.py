@@ -40,6 +40,8 @@ def client_error(code, status=400, message=""):
         ("InvalidClientTokenId", 403, Refused, "credentials"),
         ("SignatureDoesNotMatch", 403, Refused, "credentials"),
         ("ExpiredToken", 400, Refused, "credentials"),
+        ("RequestTimeTooSkewed", 403, Refused, "clock"),
+        ("RequestInTheFuture", 400, Refused, "clock"),
         ("NoSuchEntity", 404, Gone, "missing"),
         ("ResourceNotFoundException", 400, Gone, "missing"),
         ("404", 404, Gone, "missing"),
@@ -65,6 +67,19 @@ def test_an_answer_of_aws_becomes_ours(code, status, kind, reason):
     assert type(error) is kind
     assert getattr(error, "reason", None) == reason
     assert str(error).startswith("could not read the user: ")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Signature expired: 20261125T110000Z is now earlier than 20261125T115500Z (… - 5 min.)",
+        "Signature not yet current: 20261125T130000Z is still later than 20261125T120500Z",
+    ],
+)
+def test_a_wrong_clock_is_told_from_wrong_credentials(said):
+    ours = failing(client_error("SignatureDoesNotMatch", 403, said))
+    assert (ours.reason, "set the clock" in ours.do) == ("clock", True)
+    assert "20261125" not in str(ours) + ours.do
 
 
 NO_RESPONSE = {"endpoint_url": "https://iam.amazonaws.com", "error": CANARY}

@@ -136,7 +136,10 @@ class Account:
             with closing(self.client("sts")) as sts, translated("ask who it signs as", "", "STS"):
                 return str(sts.get_caller_identity()["Arn"])
         except (Refused, Unanswered) as error:
-            if self._endpoint("sts") and getattr(error, "reason", "") != "credentials":
+            if self._endpoint("sts") and getattr(error, "reason", "") not in {
+                "clock",
+                "credentials",
+            }:
                 error.do = f"for a store without STS: `aws.endpoint_url_sts: none`; {error.do}"
             raise
 
@@ -376,7 +379,7 @@ def _server_time(answer: dict[str, Any]) -> datetime:
         raise Refused(
             "the IAM service tells no time (no Date header), so no age can be trusted",
             "this store cannot be rotated safely by rekeyd",
-            reason="clock",
+            reason="unsupported",
         )
     return parsedate_to_datetime(stamp).astimezone(UTC)
 

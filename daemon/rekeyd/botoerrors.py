@@ -28,6 +28,10 @@ CREDENTIALS = _codes(
     " MissingAuthenticationTokenException RequestExpired RequestTimeTooSkewed"
     " SignatureDoesNotMatch TokenRefreshRequired UnrecognizedClientException"
 )
+CLOCK = _codes("RequestExpired RequestInTheFuture RequestTimeTooSkewed")
+CLOCK_TEXTS = ("Signature expired", "Signature not yet current")
+"""How IAM and STS begin what they say of a clock that is wrong, under a code that tells no more."""
+
 MISSING = _codes(
     "NoSuchBucket NoSuchEntity NoSuchEntityException NoSuchKey NotFoundException ParameterNotFound"
     " ParameterVersionNotFound ResourceNotFoundException"
@@ -101,8 +105,8 @@ def translated(what: str, action: str, resource: str, party: str = "rotator") ->
     prints. Raises
 
     * `Gone` for what does not exist, and `Refused` with the reason `permission`, `credentials`,
-      `exists`, `limit`, `unsupported` (a store that is not AWS does not know the call) or `request`
-      (anything else that AWS definitely did not do);
+      `clock` (this machine's is wrong), `exists`, `limit`, `unsupported` (a store that is not AWS
+      does not know the call) or `request` (anything else that AWS definitely did not do);
     * `Transient` when nothing was done but may be later, and its subclass `Unanswered` when it may
       have been done: time-outs, dropped connections, 5xx, unreadable answers;
     * `Misconfigured` for a profile, region or AWS configuration file that cannot be used.
@@ -121,11 +125,19 @@ def _answer(
     code = str(error.response.get("Error", {}).get("Code", "unknown"))
     status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     said = f" ({_text(error)})" if code in QUOTABLE and _text(error) else ""
+    if code in CLOCK or _text(error).startswith(CLOCK_TEXTS):
+        return Refused(
+            f"could not {what}: by this machine's clock the request is from another time ({code}); "
+            "the pairs in use are not touched, but nothing is rotated",
+            "set the clock (`timedatectl` tells whether it is synchronised); rekeyd then goes on "
+            "by itself",
+            reason="clock",
+        )
     if code in CREDENTIALS:
         return Refused(
             f"could not {what}: AWS does not accept rekeyd's own credentials ({code}); "
             "the pairs in use go on working, but nothing is rotated",
-            "renew the credentials that rekeyd runs with, and check this machine's clock",
+            "renew the credentials that rekeyd runs with",
             reason="credentials",
         )
     if code in BUSY or status == 429:
