@@ -94,6 +94,30 @@ def test_a_key_that_is_not_known_everywhere_yet_is_no_failure(recorder, metrics)
     assert count(metrics, "failed") is None
 
 
+def test_what_fails_again_is_told_again_and_written_once_until_it_changes(recorder, store):
+    told = []
+    recorder._tell = told.append
+
+    def fail(text):
+        recorder.saw(WHO, LOOK, Decision("mint", Mint(frozenset())))
+        recorder.failed("backup_user", "verify", Transient(text), 1.0)
+
+    for text in ("no network", "no network", "another reason", "no network"):
+        fail(text)
+    recorder.saw(WHO, LOOK, RESTING)
+    fail("no network")
+    recorder.did("backup_user", Decision("mint", Mint(frozenset())), "made", 0.1)
+    fail("no network")
+
+    assert [event.detail for event in told] == [
+        *("no network", "no network", "another reason", "no network", "no network", "made"),
+        "no network",
+    ]
+    assert [event.detail for _, event in store.history()] == [
+        *("no network", "another reason", "no network", "no network", "made", "no network"),
+    ]
+
+
 def test_what_another_replica_does_is_its_own_to_tell(recorder, store, metrics):
     recorder.saw(WHO, LOOK, RESTING)
     recorder.failed("backup_user", "look", Elsewhere("another replica is at work"), 1.0)

@@ -11,7 +11,7 @@ from rekeyd.model import Custody, Snapshot
 from rekeyd.ports import Event, Identity
 from rekeyd.rules import plan
 from rekeyd.state import State
-from rekeyd.steps import Decision, Hold, Record
+from rekeyd.steps import Decision, Hold, Record, Rest
 from rekeyd.view import Status, describe
 
 ROTATION = {"mint", "verify", "deliver"}
@@ -57,6 +57,7 @@ class Recorder:
         self._log = log or Nobody()
         self.statuses: dict[str, Status] = store.published()
         self._seen: dict[str, tuple[Identity, Snapshot, Decision]] = {}
+        self._failing: dict[str, tuple[str, ...]] = {}
         self.progress: Callable[[str], None] = lambda _: None
 
     def stands(self) -> dict[str, Status]:
@@ -75,6 +76,8 @@ class Recorder:
         status = describe(who.name, snapshot, decision, who.timing)
         before = self.stands().get(who.name)
         self._seen[who.name] = who, snapshot, decision
+        if isinstance(decision.step, Rest | Hold):
+            self._failing.pop(who.name, None)
         self._publish(status)
         if status.hold and (before is None or before.hold != status.hold):
             self._event(who.name, decision.rule, "hold", "refused", status.hold.what)
@@ -82,6 +85,7 @@ class Recorder:
 
     def did(self, identity: str, decision: Decision, detail: str, seconds: float) -> None:
         step = _name(decision)
+        self._failing.pop(identity, None)
         self._metrics.step(identity, step, "done", seconds)
         if decision.rule == "verify" and isinstance(decision.step, Record):
             self._metrics.rotation(identity, "failed")
@@ -108,7 +112,9 @@ class Recorder:
         self._metrics.step(identity, step, outcome, 0.0)
         if rule in ROTATION and not isinstance(error, Propagating):
             self._metrics.rotation(identity, "failed")
-        self._event(identity, rule, step, outcome, str(error))
+        failing = (rule, step, outcome, str(error))
+        self._event(identity, *failing, again=self._failing.get(identity) == failing)
+        self._failing[identity] = failing
         level = self._log.info if isinstance(error, Propagating) else self._log.warning
         level(outcome, identity=identity, rule=rule, error=str(error), do=error.do, again_in=retry)
         now = datetime.now(UTC)
@@ -140,9 +146,11 @@ class Recorder:
         self.progress(status.identity)
         self._store.publish(status)
 
-    def _event(self, identity: str, rule: str, step: str, outcome: str, detail: str) -> None:
-        event = Event(datetime.now(UTC), identity, rule, step, outcome, detail)
-        self._store.log(event)
+    def _event(self, identity: str, *told: str, again: bool = False) -> None:
+        """Tell an event, and write it into the history unless it only happens again."""
+        event = Event(datetime.now(UTC), identity, *told)
+        if not again:
+            self._store.log(event)
         self._tell(event)
 
 
