@@ -60,7 +60,9 @@ class Follower:
     def give_up(self) -> None:
         if self.code is None:
             self.code = UNREACHABLE
-            self.note = "it goes on when the daemon runs, or with the next `rekeyd rotate --due`"
+            status = self._store.published().get(self.name)
+            self.note = (status and status.failing) or "not done yet"
+            self.do = "it goes on when the daemon runs, or with the next `rekeyd rotate --due`"
 
     def weigh(self, event: Event) -> None:
         """Decide from an event whether it is over. Weighing it twice is the same as once."""
@@ -117,8 +119,7 @@ def follow(
         if store.act():
             thread.start()
         elif kind is None:
-            for one in followers:
-                one.code, one.note = DONE, "a daemon runs on this state, and does what is due"
+            _leave_to_daemon(followers)
         told: list[Event] = []
         interrupted = False
         try:
@@ -202,6 +203,11 @@ class Worker:
             while not enough() and delay > 0:
                 self.stopping.wait(min(delay, POLL))
                 delay -= POLL
+
+
+def _leave_to_daemon(followers: Iterable[Follower]) -> None:
+    for one in followers:
+        one.code, one.note = DONE, "a daemon runs on this state, and does what is due"
 
 
 def _open(followers: Iterable[Follower]) -> bool:
