@@ -271,8 +271,17 @@ def test_a_pair_of_another_user_is_refused(account, iam):
 def test_a_bucket_that_is_missing_is_named(account, iam):
     pair = iam.create_key().pair
 
-    with pytest.raises(Gone, match="nowhere"):
+    with pytest.raises(Gone, match="there is no bucket nowhere") as missing:
         consumer(account, ["s3"], bucket="nowhere").probe(pair)
+    assert (missing.value.reason, "`policy.bucket`" in missing.value.do) == ("missing", True)
+
+
+def test_an_object_that_a_store_shows_late_proves_nothing_yet(account, iam, proxy):
+    pair = iam.create_key().pair
+    proxy.fail("GET", "NoSuchKey", 404)
+
+    with pytest.raises(Transient, match="is not there, and was put a moment ago"):
+        consumer(account, ["s3"]).probe(pair)
 
 
 def test_an_object_that_comes_back_otherwise_proves_nothing(account, iam, proxy):

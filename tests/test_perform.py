@@ -1,17 +1,21 @@
 """What each step does, call by call, where the order or the number of calls is the point."""
 
 from dataclasses import replace
+from datetime import timedelta
+from unittest.mock import Mock
 
 import pytest
 
-from rekeyd.errors import Propagating, Refused, RekeydError, Transient
+from rekeyd.errors import Gone, Propagating, Refused, RekeydError, Transient
 from rekeyd.observe import look
 from rekeyd.perform import PROBES, perform
 from rekeyd.ports import Listing
 from rekeyd.rules import plan
 from rekeyd.steps import Activate, Deactivate, Delete, Deliver, Mint, Rest, Step, Verify
-from world import HOUR, MINUTE, Delays, World
+from world import HOUR, MINUTE, Delays, World, every
 from world.faults import Crash, Fault
+
+SECOND = MINUTE / 60
 
 
 def until(world: World, kind: type[Step]) -> Step:
@@ -267,6 +271,41 @@ def test_a_write_only_sink_that_points_elsewhere_is_given_the_pair_again() -> No
     world.run(HOUR)
 
     assert world.truth.sinks["box"].pair is not None
+
+
+def test_a_bucket_that_is_missing_says_nothing_of_the_pair() -> None:
+    world = World()
+    verify = until(world, Verify)
+    world.identity.consumer.probe = Mock(side_effect=Gone("no bucket"))  # type: ignore[method-assign]
+
+    with pytest.raises(Gone):
+        do(world, verify)
+
+    assert world.truth.custody.pairs[0].refused is None
+
+
+@pytest.mark.parametrize(
+    ("refused", "works"),
+    [(5 * SECOND, 10 * SECOND), (5 * MINUTE, 10 * MINUTE), (10 * MINUTE, 15 * MINUTE)],
+)
+def test_a_pair_must_work_for_as_long_as_it_did_not_or_until_all_know_it(
+    refused: timedelta, works: timedelta
+) -> None:
+    world = World(timing=every(24 * HOUR, settle=15 * MINUTE))
+    verify = until(world, Verify)
+    world.pass_time(refused)
+    world.denied = True
+    with pytest.raises(Propagating, match="is not accepted everywhere yet"):
+        do(world, verify)
+
+    world.denied = False
+    world.pass_time(works - refused - SECOND)
+    with pytest.raises(Propagating, match="was refused a moment ago"):
+        do(world, verify)
+    world.pass_time(SECOND)
+    do(world, verify)
+
+    assert world.truth.custody.pairs[0].verified
 
 
 @pytest.mark.parametrize("fault", [Fault.DENIED, Fault.UNKNOWN_KEY])

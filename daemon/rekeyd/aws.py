@@ -21,7 +21,7 @@ from botocore.credentials import (
 )
 from botocore.exceptions import ClientError
 
-from rekeyd.botoerrors import CREDENTIALS, translated
+from rekeyd.botoerrors import CREDENTIALS, MISSING, translated
 from rekeyd.botomodels import new_session
 from rekeyd.errors import Gone, Propagating, Refused, Transient, Unanswered
 from rekeyd.model import Key
@@ -362,9 +362,21 @@ def _as_consumer(
             return call(**given)
         except ClientError as error:
             code = error.response.get("Error", {}).get("Code", "")
+            if code == "NoSuchBucket":
+                raise _no_bucket(resource) from None
+            if code in MISSING:
+                raise Transient(f"{resource} is not there, and was put a moment ago") from None
             if code not in CREDENTIALS:
                 raise
     raise Propagating(f"AWS does not accept {short(pair.key_id)} ({code})")
+
+
+def _no_bucket(resource: str) -> Gone:
+    return Gone(
+        f"there is no bucket {resource.partition('/')[0]}, so backups have no place to go",
+        "make it, or correct `policy.bucket`",
+        reason="missing",
+    )
 
 
 def probe_key(identity: str, prefix: str | None) -> str:

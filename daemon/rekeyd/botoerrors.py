@@ -181,8 +181,9 @@ def _answer(
 
 def _denied(what: str, action: str, resource: str, party: str, said: str) -> Refused:
     needed = f"{action} on {resource}" if action else f"access to {resource}"
+    lacking = "it lacks" if party == "backup" else "rekeyd's credentials lack"
     return Refused(
-        f"could not {what}: rekeyd's credentials lack {needed}{said}",
+        f"could not {what}: {lacking} {needed}{said}",
         f"grant it: `rekeyd policy {party}` prints the least policy; "
         "a permissions boundary or an organization's policy may deny it too",
     )

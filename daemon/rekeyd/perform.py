@@ -6,7 +6,7 @@ back, custody says that it may have happened; after it, custody says that it has
 
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rekeyd.errors import (
     Elsewhere,
@@ -17,7 +17,7 @@ from rekeyd.errors import (
     Transient,
     Unanswered,
 )
-from rekeyd.model import Custody, Intent, Pair, Snapshot
+from rekeyd.model import Custody, Intent, Pair, Snapshot, Timing
 from rekeyd.ports import Identity, NewKey, Request, Sink
 from rekeyd.secret import AccessPair, short
 from rekeyd.steps import Activate, Deactivate, Delete, Deliver, Mint, Record, Step, Verify
@@ -94,6 +94,8 @@ def _verify(who: Identity, s: Snapshot, pair: Pair) -> None:
     try:
         for _ in range(PROBES):
             who.consumer.probe(access)
+    except Gone:
+        raise  # what is missing, such as the bucket, tells nothing of the pair
     except (Propagating, Refused) as error:
         _save_pair(who, s.custody, pair.key_id, refused=s.now)
         if s.now < pair.born + who.timing.settle:
@@ -101,14 +103,14 @@ def _verify(who: Identity, s: Snapshot, pair: Pair) -> None:
                 f"{short(pair.key_id)} is not accepted everywhere yet: {error}"
             ) from None
         raise
-    if pair.refused and s.now - pair.refused < _unsteady(pair):
+    if pair.refused and s.now < _steady(pair, pair.refused, who.timing):
         raise Propagating(f"{short(pair.key_id)} works, but was refused a moment ago")
     _save_pair(who, s.custody, pair.key_id, verified=s.now)
 
 
-def _unsteady(pair: Pair) -> timedelta:
-    """Fronts can flip back, so a pair must work for as long as it was seen not to."""
-    return pair.refused - pair.born if pair.refused else timedelta()
+def _steady(pair: Pair, refused: datetime, timing: Timing) -> datetime:
+    """Fronts can flip back, so a pair must work for as long as it did not, or until all know it."""
+    return min(refused + (refused - pair.born), pair.born + timing.settle)
 
 
 def _deliver(who: Identity, s: Snapshot, pair: Pair, sinks: list[Sink]) -> None:

@@ -304,7 +304,7 @@ BUGS = (
         "a front that flips back is trusted",
         "perform",
         "perform",
-        "if pair.refused and s.now - pair.refused < _unsteady(pair):",
+        "if pair.refused and s.now < _steady(pair, pair.refused, who.timing):",
         "if False:",
     ),
     bug(
