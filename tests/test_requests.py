@@ -16,7 +16,8 @@ BORN = START - 2 * HOUR
 
 
 def pair(key_id: str, minted: datetime = BORN, current: datetime | None = None) -> Pair:
-    return Pair(key_id=key_id, minted=minted, sealed="sealed", verified=minted, current=current)
+    known = {"sealed": "sealed", "verified": minted, "current": current, "arrived": current}
+    return Pair(key_id=key_id, minted=minted, **known)
 
 
 OLD, NEW = pair("AKIAOLD", BORN - HOUR), pair("AKIANEW", current=BORN)
@@ -35,6 +36,24 @@ def asked(kind: str, argument: str = "", seen: Snapshot = SEEN) -> Custody:
 
 def test_rotate_is_remembered_until_it_is_done() -> None:
     assert asked("rotate") == replace(SEEN.custody, asked=START)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_a_rotation_that_is_on_its_way_is_the_one_that_is_asked_for(listed: bool) -> None:
+    on_its_way = replace(NEW, current=None, arrived=None)
+    keys = SEEN.keys if listed else SEEN.keys[:1]
+    seen = replace(SEEN, keys=keys, custody=replace(SEEN.custody, pairs=(OLD, on_its_way)))
+
+    assert asked("rotate", seen=seen) == seen.custody
+    assert asked("revoke", seen=seen).asked == START
+
+
+def test_a_pair_that_somebody_deactivated_is_not_on_its_way() -> None:
+    stopped = replace(NEW, current=None, arrived=None)
+    keys = (Key("AKIAOLD", True, BORN), Key("AKIANEW", False, BORN))
+    seen = replace(SEEN, keys=keys, custody=replace(SEEN.custody, pairs=(OLD, stopped)))
+
+    assert asked("rotate", seen=seen).asked == START
 
 
 def test_revoke_calls_every_pair_leaked_and_asks_for_a_new_one() -> None:

@@ -15,7 +15,7 @@ def grant(s: Snapshot, request: Request) -> Custody:
     """
     match request.kind:
         case "rotate":
-            return replace(s.custody, asked=s.now)
+            return s.custody if _on_its_way(s) else replace(s.custody, asked=s.now)
         case "revoke":
             leaked = tuple(replace(pair, revoked=s.now) for pair in s.custody.pairs)
             return replace(s.custody, asked=s.now, pairs=leaked)
@@ -30,6 +30,15 @@ def grant(s: Snapshot, request: Request) -> Custody:
             return s.back_to(s.fallback)
         case _:
             return _adopt(s, request.argument)
+
+
+def _on_its_way(s: Snapshot) -> bool:
+    """Whether a new pair exists that has not reached every sink: it is what is asked for."""
+    target = s.target
+    if target is None or target.arrived:
+        return False
+    key = s.listed.get(target.key_id)
+    return key is None or key.active  # a young one may not be listed yet
 
 
 def _adopt(s: Snapshot, name: str) -> Custody:
