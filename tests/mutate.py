@@ -2,9 +2,9 @@
 
     python tests/mutate.py [MODULE…]
 
-Works on a copy in a temporary folder. Every mutant meets the unit tests of its module in a fork of
-one warm process, and those that survive meet the enumeration of `test_crash.py` with one fault at
-a time. What survives both has to stand in MUTANTS.md with a reason, and nothing else may.
+Works on copies in a temporary folder. Every mutant meets the unit tests of its module in a fork of
+one warm process, and those that survive meet the enumeration of `test_crash.py` with the faults of
+one look. What survives both has to stand in MUTANTS.md with a reason, and nothing else may.
 
 What kills is a test that fails, or a program that cannot be imported or computes without end, by
 the time of the processor: no load on the machine kills. The same tests pass without any change,
@@ -25,9 +25,8 @@ from collections.abc import Callable, Iterable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.machinery import SourceFileLoader
+from importlib.util import cache_from_source
 from pathlib import Path
-from typing import Any
 
 from mutators import Mutant, mutants
 
@@ -43,12 +42,13 @@ UNIT_TESTS = {
     "model": ("rules", "requests", "perform", "reconcile"),
     "reconcile": ("reconcile", "loop"),
     "perform": ("perform",),
+    "state": ("store",),
     "store": ("store",),
     "seal": ("seal",),
 }
 ENUMERATION = ("tests/test_crash.py", "-k", "every_call or every_kind")
-WORLD = set(UNIT_TESTS) - {"store", "seal"}
-"""What the world of tests/world runs. It has a store and a seal of its own."""
+WORLD = set(UNIT_TESTS) - {"state", "store", "seal"}
+"""What the world of tests/world runs. It has a state and a seal of its own."""
 
 ENDLESS = 10
 """A mutant counts as endless after so many times the processor time of the tests as they are."""
@@ -71,7 +71,7 @@ def unit_tests(module: str) -> Tests:
 
 
 def copied(folder: Path) -> None:
-    """Copy the tree, and run in the copy from now on."""
+    """Copy the tree."""
     for name in COPIED:
         source, target = ROOT / name, folder / name
         if source.is_dir():
@@ -79,27 +79,35 @@ def copied(folder: Path) -> None:
             shutil.copytree(source, target, ignore=ignored)
         else:
             shutil.copy(source, target)
+
+
+def import_from(folder: Path) -> None:
+    """Run in a copy, with what is imported from now on."""
     os.chdir(folder)
     sys.path[:0] = [str(folder / "daemon"), str(folder / "tests")]
 
 
 def warm_up() -> None:
     """Import what the tests need of others, once for all forks, and forget what is ours again."""
-    import_module("pytest")
-    for name in ("conftest", "world.scenarios"):
+    paths = sys.path[:]
+    import_from(ROOT)
+    for name in ("pytest", "conftest", "replica_check"):
         import_module(name)
-    here = str(Path.cwd())
     for name, module in [*sys.modules.items()]:
-        if (getattr(module, "__file__", None) or "").startswith(here):
+        path = Path(getattr(module, "__file__", None) or "/")
+        if {ROOT / "daemon", ROOT / "tests"} & {*path.parents}:
             del sys.modules[name]
+    sys.path[:] = paths
 
 
 class Attempt:
-    """A fork in which tests meet one mutant, or none."""
+    """A fork in which tests meet one mutant, or none, in a copy of its own."""
 
-    def __init__(self, mutant: Mutant | None, tests: Tests, seconds: int) -> None:
+    def __init__(self, mutant: Mutant | None, tests: Tests, seconds: int, folder: Path) -> None:
         """Begin. `seconds` of the processor are what it may take, 0: any."""
-        self.mutant, self.tests, self.seconds = mutant, tests, seconds
+        self.mutant, self.tests, self.folder = mutant, tests, folder
+        self._file = folder / f"daemon/rekeyd/{mutant.module if mutant else '__init__'}.py"
+        self._original = self._file.read_text()
         self.killed = False
         self.verdict = ""
         self._told, telling = os.pipe()
@@ -113,13 +121,36 @@ class Attempt:
                 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
             code = 3
             try:
-                code = _run(mutant, tests, telling)
+                code = self._run(telling)
             finally:
                 os._exit(code)
         os.close(telling)
 
+    def _run(self, telling: int) -> int:
+        import pytest
+
+        class Failures:
+            def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+                if report.failed:
+                    os.write(telling, report.nodeid.rpartition("::")[2].encode())
+
+            def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+                if report.failed:
+                    os.write(telling, b"it cannot be imported")
+
+        import_from(self.folder)
+        if self.mutant:  # the file itself, for tests that read the source
+            self._file.write_text(self.mutant.source)
+            Path(cache_from_source(str(self._file))).unlink(missing_ok=True)
+            sys.dont_write_bytecode = True
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # one of them fails what takes long
+        fixed = ["-xq", "-oaddopts=", "-pno:cacheprovider", "-Wignore::pytest.PytestConfigWarning"]
+        with Path(os.devnull).open("w") as none, redirect_stdout(none), redirect_stderr(none):
+            return int(pytest.main([*self.tests, *fixed], plugins=[Failures()]))
+
     def end(self, status: int) -> None:
-        """Take down how it ended."""
+        """Take down how it ended, and leave the copy as it was."""
+        self._file.write_text(self._original)
         with os.fdopen(self._told) as pipe:
             failed = pipe.readline()
         if failed:
@@ -134,58 +165,29 @@ class Attempt:
             self.verdict = "SURVIVED"
 
 
-def _run(mutant: Mutant | None, tests: Tests, telling: int) -> int:
-    import pytest
-
-    if mutant:
-        _import_instead(mutant)
-
-    class Failures:
-        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-            if report.failed:
-                os.write(telling, report.nodeid.rpartition("::")[2].encode())
-
-        def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-            if report.failed:
-                os.write(telling, b"it cannot be imported")
-
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # one of them fails tests that take long
-    fixed = ["-xq", "-oaddopts=", "-pno:cacheprovider", "-Wignore::pytest.PytestConfigWarning"]
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        return int(pytest.main([*tests, *fixed], plugins=[Failures()]))
-
-
-def _import_instead(mutant: Mutant) -> None:
-    path = str(Path("daemon/rekeyd", f"{mutant.module}.py").resolve())
-    usual = SourceFileLoader.get_code
-
-    def get_code(self: SourceFileLoader, fullname: str) -> Any:
-        if self.path == path:
-            return compile(mutant.source, path, "exec", dont_inherit=True)
-        return usual(self, fullname)
-
-    SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
-
-
 def side_by_side(
-    waiting: Iterable[Callable[[], Attempt]], jobs: int, done: Callable[[Attempt, float], None]
+    todo: Iterable[tuple[Mutant | None, Tests, int]],
+    copies: Iterable[Path],
+    done: Callable[[Attempt, float], None],
 ) -> None:
-    """Make attempts, some at a time; tell of each that is done, and its processor time."""
-    left, running = iter(waiting), {}
+    """Make attempts, one a copy at a time; tell of each that is done, and its processor time."""
+    waiting, free = iter(todo), [*copies]
+    running: dict[int, Attempt] = {}
     while True:
-        while len(running) < jobs and (begin := next(left, None)):
-            attempt = begin()
+        while free and (given := next(waiting, None)):
+            attempt = Attempt(*given, free.pop())
             running[attempt.pid] = attempt
         if not running:
             return
         pid, status, used = os.wait4(-1, 0)
         attempt = running.pop(pid)
         attempt.end(status)
+        free.append(attempt.folder)
         done(attempt, used.ru_utime + used.ru_stime)
 
 
-def unchanged(all_tests: Iterable[Tests], jobs: int) -> dict[Tests, float]:
-    """Run tests without any change, each as often as mutants run at once; return their seconds."""
+def unchanged(all_tests: Iterable[Tests], copies: list[Path]) -> dict[Tests, float]:
+    """Run tests without any change in each copy, side by side; return their seconds."""
     seconds: dict[Tests, float] = {}
 
     def done(attempt: Attempt, used: float) -> None:
@@ -193,12 +195,14 @@ def unchanged(all_tests: Iterable[Tests], jobs: int) -> dict[Tests, float]:
             sys.exit(f"without any change, {' '.join(attempt.tests)}: {attempt.verdict}")
         seconds[attempt.tests] = max(used, seconds.get(attempt.tests, 0))
 
-    every = [tests for tests in dict.fromkeys(all_tests) for _ in range(jobs)]
-    side_by_side([lambda tests=tests: Attempt(None, tests, 0) for tests in every], jobs, done)
+    every = [(None, tests, 0) for tests in dict.fromkeys(all_tests) for _ in copies]
+    side_by_side(every, copies, done)
     return seconds
 
 
-def met(todo: list[tuple[Mutant, Tests]], usual: dict[Tests, float], jobs: int) -> set[Mutant]:
+def met(
+    todo: list[tuple[Mutant, Tests]], usual: dict[Tests, float], copies: list[Path]
+) -> set[Mutant]:
     """Let every mutant meet its tests; return those that were killed."""
     killed: set[Mutant] = set()
     number = 0
@@ -213,16 +217,9 @@ def met(todo: list[tuple[Mutant, Tests]], usual: dict[Tests, float], jobs: int) 
         where = f"{mutant.module}.py:{mutant.line} {mutant.change}"
         print(f"  {number:5}/{len(todo)}  {where[:100]:100}  {attempt.verdict[:70]}", flush=True)
 
-    waiting = [
-        lambda mutant=mutant, tests=tests: Attempt(mutant, tests, _limit(usual[tests]))
-        for mutant, tests in todo
-    ]
-    side_by_side(waiting, jobs, done)
+    limits = {tests: max(10, int(seconds * ENDLESS)) for tests, seconds in usual.items()}
+    side_by_side([(mutant, tests, limits[tests]) for mutant, tests in todo], copies, done)
     return killed
-
-
-def _limit(usual: float) -> int:
-    return max(10, int(usual * ENDLESS))
 
 
 # telling
@@ -283,20 +280,22 @@ def main() -> int:
     given = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rekeyd-mutants-") as folder:
-        copied(Path(folder))
-        warm_up()
+        copies = [Path(folder, str(number)) for number in range(given.jobs)]
+        for copy in copies:
+            copied(copy)
         every = [
             mutant
             for module in given.modules
-            for mutant in mutants(module, Path(f"daemon/rekeyd/{module}.py").read_text())
+            for mutant in mutants(module, (copies[0] / f"daemon/rekeyd/{module}.py").read_text())
         ]
+        warm_up()
         all_tests = [*map(unit_tests, given.modules), ENUMERATION]
-        usual = unchanged(all_tests, given.jobs)
+        usual = unchanged(all_tests, copies)
         print(f"without any change, {len(usual)} sets of tests pass: {len(every)} mutants to meet")
-        units = met([(m, unit_tests(m.module)) for m in every], usual, given.jobs)
+        units = met([(m, unit_tests(m.module)) for m in every], usual, copies)
         rest = [m for m in every if m not in units and m.module in WORLD]
-        crash = met([(m, ENUMERATION) for m in rest], usual, given.jobs)
-        unchanged(all_tests, given.jobs)
+        crash = met([(m, ENUMERATION) for m in rest], usual, copies)
+        unchanged(all_tests, copies)
         os.chdir(ROOT)
     result = Result(every, units, crash)
     scores = result.scores()
