@@ -329,6 +329,16 @@ def test_check_says_plainly_what_only_a_delivery_can_show(rekeyd, config):
     assert "! sink script: without a `check` command only a delivery shows" in done.out
 
 
+def test_check_before_the_first_start_makes_neither_a_state_nor_a_seal_key(rekeyd, config):
+    del config.plain["seal"]
+    config()
+
+    done = rekeyd("check")
+
+    assert done.code == 0, done.out
+    assert not (config.folder / "state").exists()
+
+
 def test_check_tries_sinks_side_by_side(rekeyd, config):
     """Each sink waits for the other one's trial to begin."""
 

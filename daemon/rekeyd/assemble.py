@@ -157,10 +157,10 @@ def fit_sealer(settings: Settings, store: State, kms: Callable[[], Any]) -> tupl
     Returns the sealer, and whether it is a key that rekeyd keeps beside what it seals.
     """
     beside = settings.seal is None
-    seal = settings.seal or f"file:{settings.state}/seal.key"
+    seal = settings.seal or f"file:{store.place}/seal.key"
     known = store.meta(SEALED_CHECK)
     if beside and known is None:
-        make_key(Path(settings.state) / "seal.key")
+        make_key(Path(store.place) / "seal.key")
     sealer = open_sealer(seal, kms)
     if not seal.startswith("kms:"):
         if known is None:
