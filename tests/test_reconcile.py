@@ -1,5 +1,6 @@
 """How long the loop waits: the rest of it is shown in the world of tests/world."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
@@ -66,6 +67,17 @@ def test_it_sleeps_until_a_rule_could_match_and_watches_the_sinks_meanwhile(loop
     one = loop(Rest(NOW + timedelta(seconds=7)), Rest(NOW + timedelta(days=7)))
 
     assert [one.advance(), one.advance()] == [7.0, WATCH]
+
+
+def test_two_rotations_in_one_second_of_iam_are_both_told(loop, monkeypatch):
+    told = []
+    monkeypatch.setattr(Witness, "rotated", lambda _, name: told.append(name), raising=False)
+    at_once = replace(LOOK.custody, rotated=NOW)  # IAM's clock tells whole seconds
+    monkeypatch.setattr(reconcile, "look", lambda _: replace(LOOK, custody=at_once))
+    again, other = Record("again", at_once, rotated=True), Record("a fact", at_once)
+    loop(again, other, again, Rest(NOW)).advance()
+
+    assert told == ["backup_user"] * 2
 
 
 def test_waits_grow_with_each_failure_up_to_a_quarter_of_an_hour(loop):

@@ -428,6 +428,7 @@ class TestDeliver:
 
         assert (custody.pairs[0].current, custody.pairs[0].arrived) == (NOW, NOW)
         assert custody.rotated == NOW
+        assert decide(seen).step.rotated
 
     @pytest.mark.parametrize("other", [SinkView("b", FOREIGN), SinkView("b", problem="down")])
     def test_a_pair_is_not_current_before_the_sinks_that_are_barred_hold_it(
@@ -447,10 +448,13 @@ class TestDeliver:
     def test_a_pair_that_is_current_again_is_no_new_rotation(self) -> None:
         before = ago(MINUTE)
         again = pair(NEW, HOUR, current=None, arrived=before)
-        custody = custody_after(look(key(NEW, HOUR), pairs=(again,), holds=NEW, rotated=before))
+        seen = look(key(NEW, HOUR), pairs=(again,), holds=NEW, rotated=before)
+
+        custody = custody_after(seen)
 
         assert (custody.pairs[0].current, custody.pairs[0].arrived) == (NOW, before)
         assert custody.rotated == before
+        assert not decide(seen).step.rotated
 
     def test_some_sinks_put_means_going_forward_with_the_same_pair(self) -> None:
         seen = replace(

@@ -32,7 +32,7 @@ def perform(who: Identity, s: Snapshot, step: Step) -> str | None:
     Raises when it could not be done, leaving facts only.
     """
     match step:
-        case Record(_, custody):
+        case Record(_, custody, _):
             who.store.save(who.name, custody)
         case Mint(known):
             return f"made {short(_mint(who, s, known))}"

@@ -79,7 +79,7 @@ class Reconciler:
         told = perform(self.who, snapshot, step) or sentence(step)
         self._failures = 0
         self._witness.did(self.who.name, decision, told, time.monotonic() - began)
-        if isinstance(step, Record) and step.custody.rotated != snapshot.custody.rotated:
+        if isinstance(step, Record) and step.rotated:
             self._witness.rotated(self.who.name)
 
     def _grant(self, snapshot: Snapshot) -> bool:

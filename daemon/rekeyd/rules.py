@@ -140,11 +140,10 @@ def deliver(s: Snapshot, t: Timing) -> Step | None:
         if todo:
             return Deliver(target.key_id, todo)
         if not lacking and target.current is None:
-            arrived = target.arrived or s.now
-            rotated = s.custody.rotated if target.arrived else s.now
-            custody = replace(s.custody, rotated=rotated)
+            new, arrived = target.arrived is None, target.arrived or s.now
+            custody = replace(s.custody, rotated=s.now if new else s.custody.rotated)
             custody = custody.with_pair(target.key_id, current=s.now, arrived=arrived)
-            return Record(f"every sink holds {short(target.key_id)}", custody)
+            return Record(f"every sink holds {short(target.key_id)}", custody, rotated=new)
     if s.strangers:
         return holds.foreign_in_sink(s.strangers[0])
     troubled = next((sink for sink in s.sinks if sink.problem), None)

@@ -28,6 +28,7 @@ class Record:
 
     what: str
     custody: Custody
+    rotated: bool = False  # a new pair has just reached every sink
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,7 +116,7 @@ def sentence(step: Step) -> str:
             return what
         case Rest(until):
             return f"nothing to do before {until:%Y-%m-%d %H:%M:%S} UTC"
-        case Record(what, _):
+        case Record(what, _, _):
             return what
         case Mint():
             return "make a new pair"
