@@ -59,6 +59,7 @@ class ReplicaCheck(ModelCheck):
 
     def __init__(self, model: str) -> None:
         super().__init__(model)
+        self.report.model = f"replicas with {model}"
         self.points: set[Point] = set()
         self.stops = 0
 

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from model_check import MODELS, ModelCheck
 from rekeyd.config import load
 from rekeyd.errors import Misconfigured
+from replica_check import ReplicaCheck
 from test_config_corpus import cases
 from world import Violation
 
@@ -54,14 +55,16 @@ def main() -> int:
 
 
 def _models(seconds: float, _: int) -> tuple[bool, str]:
+    checks = [check(model) for check in (ModelCheck, ReplicaCheck) for model in MODELS]
     states = 0
-    for model in MODELS:
-        print(f"exploring {model}, for {seconds / len(MODELS):.0f} s at most", flush=True)
+    for check in checks:
+        name = check.report.model
+        print(f"exploring {name}, for {seconds / len(checks):.0f} s at most", flush=True)
         try:
-            report = ModelCheck(model).run(STATES, seconds / len(MODELS))
+            report = check.run(STATES, seconds / len(checks))
         except Violation as violation:
             print(violation)
-            return True, model
+            return True, name
         print(f"  {report}", flush=True)
         states += report.states
     return False, f"{states:,} distinct states"
