@@ -7,6 +7,7 @@ effect; at every end there is exactly one Active key, and every sink holds it.
 
 import ast
 import inspect
+from collections import Counter
 from typing import get_args
 
 import pytest
@@ -17,7 +18,14 @@ from replica_check import ReplicaCheck
 from world import MINUTE, POSSIBLE, proof
 from world.enumeration import Enumeration, Tally
 from world.explore import CORE
-from world.scenarios import SCENARIOS, Scenario, expected_holds, name, prepared
+from world.scenarios import (
+    SCENARIOS,
+    Scenario,
+    expected_holds,
+    name,
+    prepared,
+    repair_overwritten,
+)
 
 pytestmark = pytest.mark.proof
 
@@ -58,6 +66,29 @@ def test_where_keys_have_no_dates_an_interrupted_mint_asks_a_person(scenario: Sc
 
         assert set(tally.holds) == {"interrupted"}
         counted.update(figures(tally))
+
+
+TELLING = [s for s in SCENARIOS if "box" not in s[1] and s[0] is not repair_overwritten]
+"""Those in which IAM and the sinks tell all that matters. Nobody can know what a write-only sink
+was given, nor that a repair has begun the overlap anew, once the state has forgotten it."""
+
+
+@pytest.mark.parametrize("scenario", TELLING, ids=name)
+def test_a_state_that_went_back_harms_nothing(scenario: Scenario) -> None:
+    """What was saved may be lost later: by a backup put back, or a bit that flips in the log."""
+    world, tried, holds = prepared(scenario), 0, Counter()
+    with proof.counting("back", name(scenario)) as counted:
+        line = Enumeration(world).calm()
+        for number, truth in enumerate(line):
+            for earlier in line[:number]:
+                if earlier.custody != truth.custody:
+                    world.truth = truth
+                    world.person_puts_back(earlier.custody)
+                    again = Enumeration(world)
+                    again.calm()
+                    holds += again.tally.holds
+                    tried += 1
+        counted.update(states=tried, holds=holds.total())
 
 
 def figures(tally: Tally) -> dict[str, int]:

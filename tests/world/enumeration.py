@@ -93,6 +93,12 @@ class Enumeration:
         self.tally.nodes = len(self._nodes)
         return self.tally
 
+    def calm(self) -> list[Truth]:
+        """Walk the calm way, on which nothing goes wrong; return what is on it."""
+        with self._explorer.running():
+            line = self._walk(self._node(self._explorer.start, None))
+        return [self._nodes[key].truth for key in line]
+
     def _node(self, truth: Truth, came: tuple[Key, tuple[Move, ...]] | None) -> Key:
         key = self._canon.key(truth)
         if key not in self._nodes:

@@ -152,6 +152,7 @@ class World:
         self.faults = faults
         self.recording = recording
         self.signs_as_root = False
+        self.forgotten = False  # an old state was put back
         self.denied = False
         self.skew = timedelta()  # by how much the clock of the program's machine is wrong
         self.dated = True  # some stores do not say when a key was made
@@ -343,7 +344,8 @@ class World:
         )
 
     def _is_ours(self, key: TrueKey) -> bool:
-        return key.id in self._ids_in_custody or key.maker != PERSON
+        made = key.maker != PERSON and not self.forgotten
+        return made or key.id in self._ids_in_custody
 
     @property
     def _ids_in_custody(self) -> set[str]:
@@ -413,9 +415,14 @@ class World:
         self.change_sink(sink, pair=pair, by=PERSON, noticed=False)
 
     def person_puts_back(self, custody: Custody) -> None:
-        """A person puts the state back from an old backup, or has lost it."""
+        """A person puts the state back from an old backup, or has lost it.
+
+        Keys that it does not know are like a person's then, and requests were never made.
+        """
+        self.forgotten = True
         self.tell("a person puts an old state back")
-        self.truth = replace(self.truth, custody=custody, requests=())
+        revoked = frozenset(pair.key_id for pair in custody.pairs if pair.revoked)
+        self.truth = replace(self.truth, custody=custody, requests=(), revoked=revoked)
 
     def trouble(self, sink: str, kind: str | None) -> None:
         """Break a sink, or mend it with None."""
