@@ -325,14 +325,21 @@ def test_a_state_that_cannot_be_written_is_told_once_until_it_can(service):
     assert service.ready() == []
 
 
-def test_a_request_that_cannot_be_kept_is_told(service):
+def test_a_request_that_cannot_be_kept_now_is_told_and_kept_later(service):
     service._apply(service.settings)
     service.store._connection.execute("pragma query_only = on")
 
     with capture_logs() as logs:
         service._rotate_all()
+        service._ask_owed()
 
     assert [log["event"] for log in logs] == ["signal", "request"]
+    assert "it is asked for once that is over" in logs[1]["do"]
+    service.store._connection.execute("pragma query_only = off")
+    service._ask_owed()
+    service._ask_owed()
+    asked = [request.kind for _, request in service.store.requests("backup_user")]
+    assert asked == ["rotate"]
 
 
 def test_a_state_that_cannot_be_read_is_told(service, monkeypatch):

@@ -234,6 +234,7 @@ class Service:
         self._next_beat = Alarm(self.scheduler, "beat", self._beat)
         self._store_trouble: str | None = None
         self._seen: dict[str, int] = {}
+        self._owed: set[str] = set()
         self._listener = self._bound_listener()
 
     def _bound_listener(self) -> "Listener | None":
@@ -316,6 +317,7 @@ class Service:
             if abs(time.time() - now - drift) > CLOCK_JUMP:
                 drift = time.time() - now
                 self._on_clock_jump()
+            self._ask_owed()
             self._take_requests()
             if now >= next_write:
                 next_write = now + 30.0
@@ -354,12 +356,20 @@ class Service:
 
     def _rotate_all(self) -> None:
         self.log.info("signal", detail="a rotation of every identity was asked for")
-        for runner in self._all():
+        self._owed.update(runner.name for runner in self._all())
+        if trouble := self._ask_owed():
+            do = f"it is asked for once that is over; {trouble.do}"
+            self.log.error("request", error=str(trouble), do=do)
+
+    def _ask_owed(self) -> RekeydError | None:
+        """Ask for the rotations that a signal asked for; tell what keeps the state from it now."""
+        for name in sorted(self._owed):
             try:
-                self.store.ask(runner.name, Request("rotate"))
-            except Transient as error:
-                self.log.error("request", identity=runner.name, error=str(error), do=error.do)
-            runner.wake()
+                self.store.ask(name, Request("rotate"))
+            except RekeydError as error:
+                return error
+            self._owed.discard(name)
+        return None
 
     def _take_requests(self) -> None:
         """Notice what other processes asked for through the state."""
