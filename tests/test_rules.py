@@ -164,10 +164,11 @@ class TestCloseACrashedMint:
             **seen,
         )
 
-    def test_from_when_it_is_found_its_call_is_over(self) -> None:
-        custody = custody_after(self.crashed(found=None))
+    @pytest.mark.parametrize("at", [AT, ago(MINUTE)])
+    def test_from_when_it_is_found_its_call_is_over(self, at: datetime) -> None:
+        custody = custody_after(self.crashed(at=at, found=None))
 
-        assert custody.intent == Intent(self.AT, frozenset({OLD}), NOW)
+        assert custody.intent == Intent(at, frozenset({OLD}), NOW)
 
     def test_it_is_waited_for_until_no_listing_can_hide_the_key(self) -> None:
         waiting = self.crashed(key(NEW, SETTLE - MINUTE), found=self.AT + MINUTE)
