@@ -3,16 +3,18 @@
 import os
 import sqlite3
 import stat
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
 from rekeyd import state as module
-from rekeyd.errors import Misconfigured, Refused, Transient
+from rekeyd.errors import Elsewhere, Misconfigured, Refused, Transient
 from rekeyd.model import Custody, Intent, Pair
 from rekeyd.ports import Event, Request
 from rekeyd.steps import Hold
@@ -77,6 +79,40 @@ def test_a_save_that_fails_changes_nothing(store):
     assert store.load("backup_user") == FULL
 
 
+def test_whoever_has_lost_the_right_to_act_changes_nothing(folder):
+    class Overtaken(Store):
+        def _guard(self, transaction, identity):
+            raise Elsewhere(f"another replica has taken over {identity}")
+
+    with closing(Overtaken(folder)) as store:
+        number = store.ask("backup_user", Request("rotate"))
+        with pytest.raises(Elsewhere):
+            store.save("backup_user", FULL)
+        with pytest.raises(Elsewhere):
+            store.settle("backup_user", number, FULL)
+
+        assert store.load("backup_user") == Custody()
+        assert store.requests("backup_user") == [(number, Request("rotate"))]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda store: store.load("backup_user"),
+        lambda store: store.save("another_user", FULL),
+        lambda store: store.close(),
+    ],
+    ids=["load", "save", "close"],
+)
+def test_no_other_thread_comes_between_the_changes_of_a_transaction(store, other):
+    with ThreadPoolExecutor(1) as pool:
+        with store._transaction() as transaction:
+            transaction.execute("delete from custody")
+            came = pool.submit(other, store)
+            assert not wait([came], timeout=0.2).done
+        came.result()
+
+
 def test_one_process_at_a_time_acts_on_it(store, folder):
     second = Store(folder)
 
@@ -84,9 +120,24 @@ def test_one_process_at_a_time_acts_on_it(store, folder):
     assert store.serve()
     assert not second.serve()
     assert second.holder().startswith("process ")
+    assert not second.act()
     store.close()
-    assert second.serve()
+    assert second.act()
     second.close()
+
+
+def test_a_daemon_that_is_alive_says_so_by_a_write_and_when(store):
+    before = datetime.now(UTC)
+    store.beat()
+
+    assert store.meta("alive").endswith("+00:00")
+    told = datetime.fromisoformat(store.meta("alive"))
+    assert before - timedelta(seconds=1) < told <= datetime.now(UTC)
+    assert told.microsecond == 0
+
+
+def test_a_folder_is_the_state_of_one_daemon(store):
+    assert store.shared is False
 
 
 def test_requests_are_kept_until_they_are_settled(store):
@@ -111,6 +162,7 @@ def test_history_is_told_in_order_and_kept_within_bounds(store, monkeypatch):
     assert [event.detail for _, event in store.history("one")] == ["3", "5", "7"]
     assert store.history(after=store.latest()) == []
     assert store.history("one")[0][1].at == NOW
+    assert store.history("one")[0][1].at.tzinfo is UTC
 
 
 def test_the_last_status_is_kept_whole(store):
@@ -139,11 +191,40 @@ def test_a_link_in_place_of_the_state_is_refused(folder, tmp_path):
         Store(folder)
 
 
+def test_a_link_in_place_of_the_lock_is_refused(store, folder, tmp_path):
+    (folder / "lock").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(Misconfigured, match="cannot be used: Too many levels"):
+        store.serve()
+
+
 def test_a_file_in_place_of_the_folder_is_refused(folder):
     folder.write_text("")
 
-    with pytest.raises(Misconfigured, match="state cannot be used: File exists"):
+    with pytest.raises(Misconfigured, match="state cannot be used: File exists") as refused:
         Store(folder)
+    assert "a folder of its own" in refused.value.do
+
+
+@pytest.mark.parametrize(
+    ("user", "owner", "given"),
+    [(0, 1, ["the folder's"]), (0, 0, []), (1000, 1, [])],
+    ids=["root", "root for itself", "another user"],
+)
+def test_what_root_makes_belongs_to_the_owner_of_the_folder(
+    folder, monkeypatch, user, owner, given
+):
+    folder.mkdir()
+    its = folder.stat()
+    made = SimpleNamespace(st_uid=its.st_uid + owner)
+    changed = []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: user)
+        patched.setattr(os, "fstat", lambda file: made)
+        patched.setattr(os, "fchown", lambda file, *to: changed.append(to))
+        Store(folder).close()
+
+    assert changed == [(its.st_uid, its.st_gid) for _ in given]
 
 
 def test_damaged_custody_is_never_guessed_at(store, folder):
@@ -155,6 +236,38 @@ def test_damaged_custody_is_never_guessed_at(store, folder):
     with pytest.raises(Refused, match="is damaged") as refused:
         store.load("backup_user")
     assert refused.value.reason == "state"
+    assert "rekeyd adopt" in refused.value.do
+
+
+def test_what_is_whole_and_no_custody_is_not_guessed_at_either(store, folder):
+    store.save("backup_user", FULL)
+    with sqlite3.connect(folder / "rekeyd.sqlite") as other:
+        other.execute(
+            "update custody set document = ?, digest = ?", ("{[", sha256(b"{[").hexdigest())
+        )
+    other.close()
+
+    with pytest.raises(Refused, match="is damaged"):
+        store.load("backup_user")
+
+
+@pytest.mark.parametrize("damage", ["a table is gone", "the file is overwritten"])
+def test_damage_that_comes_while_it_is_open_is_told_from_a_bad_day(store, folder, damage):
+    store.save("backup_user", FULL)
+    store._connection.execute("pragma wal_checkpoint(truncate)")
+    if damage == "a table is gone":
+        with closing(sqlite3.connect(folder / "rekeyd.sqlite")) as other:
+            other.execute("drop table custody")
+    else:
+        with (folder / "rekeyd.sqlite").open("r+b") as file:
+            file.seek(4096)
+            file.write(b"\xa5" * 4096 * 20)
+        store._connection.execute("pragma shrink_memory")
+
+    with pytest.raises(Refused, match=f"the state in {folder} is damaged") as refused:
+        store.load("backup_user")
+    assert refused.value.reason == "state"
+    assert "back from a backup" in refused.value.do
 
 
 def test_a_file_that_is_damaged_is_refused_before_anything_is_read_from_it(store, folder):
@@ -163,7 +276,49 @@ def test_a_file_that_is_damaged_is_refused_before_anything_is_read_from_it(store
     content = (folder / "rekeyd.sqlite").read_bytes()
     (folder / "rekeyd.sqlite").write_bytes(content[:8192] + b"\xa5" * 4096 + content[12288:])
 
-    with pytest.raises(Misconfigured, match="cannot be opened"):
+    before = len([*Path("/proc/self/fd").iterdir()])
+
+    with pytest.raises(Misconfigured, match="cannot be opened: ") as refused:
+        Store(folder)
+    assert "back from a backup" in refused.value.do
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
+
+
+def test_a_row_that_its_index_does_not_find_is_damage(store, folder):
+    store.save("backup_user", FULL)
+    store.close()
+    content = (folder / "rekeyd.sqlite").read_bytes()
+    (folder / "rekeyd.sqlite").write_bytes(content.replace(b"backup_user", b"backup_uzer", 1))
+
+    with pytest.raises(Misconfigured, match=r"it is damaged \(row 1 missing from index"):
+        Store(folder)
+
+
+def test_it_is_said_what_is_damaged_and_not_only_in_which_database(store, folder):
+    store.save("backup_user", FULL)
+    store.close()
+    content = bytearray((folder / "rekeyd.sqlite").read_bytes())
+    content[4096 + 7] += 1  # of the second page's header: the number of free bytes in fragments
+    (folder / "rekeyd.sqlite").write_bytes(content)
+
+    with pytest.raises(Misconfigured, match=r"it is damaged \([^*]"):
+        Store(folder)
+
+
+def test_a_file_whose_tables_have_no_name_in_any_language_is_damaged(store, folder):
+    store.close()
+    content = (folder / "rekeyd.sqlite").read_bytes()
+    (folder / "rekeyd.sqlite").write_bytes(content.replace(b"TABLE history", b"TABL\xff history"))
+
+    with pytest.raises(Misconfigured, match="cannot be opened: it is damaged"):
+        Store(folder)
+
+
+def test_another_file_in_its_place_is_refused_in_the_words_of_sqlite(folder):
+    folder.mkdir()
+    (folder / "rekeyd.sqlite").write_text("no database" * 1000)
+
+    with pytest.raises(Misconfigured, match="cannot be opened: file is not a database"):
         Store(folder)
 
 
@@ -194,10 +349,13 @@ def test_one_flipped_bit_is_harmless_or_refused(store, folder):
 def test_a_disk_that_cannot_be_written_is_a_bad_day_and_no_more(store):
     store._connection.execute("pragma query_only = on")
 
-    with pytest.raises(Transient, match="cannot be written or read now"):
+    with pytest.raises(Transient, match="cannot be written or read now") as passing:
         store.save("backup_user", FULL)
+    assert "disk is full" in passing.value.do
     store.log(Event(NOW, "backup_user", "mint", "mint", "done"))
     assert store.history() == []
+    store.publish(Status(identity="backup_user", at=NOW, stage="resting", rule="rest", message=""))
+    assert store.published() == {}
 
 
 def test_what_a_commit_costs_is_a_flush_and_what_was_deleted_is_overwritten(store):
@@ -205,6 +363,8 @@ def test_what_a_commit_costs_is_a_flush_and_what_was_deleted_is_overwritten(stor
         return store._connection.execute(f"pragma {name}").fetchone()[0]
 
     assert (pragma("journal_mode"), pragma("secure_delete")) == ("wal", 1)
+    assert pragma("wal_autocheckpoint") == 64, "256 KiB at most beside the file"
+    assert pragma("busy_timeout") == 10_000, "longer than any transaction"
     with store._transaction():
         assert pragma("synchronous") == 2, "full"
     with store._transaction(durable=False):
@@ -226,8 +386,9 @@ def test_a_state_of_a_newer_version_is_refused(store, folder):
     assert (module.VERSION, module.KEPT) == (1, 10_000)
     store._connection.execute("pragma user_version = 2")
 
-    with pytest.raises(Misconfigured, match="newer rekeyd"):
+    with pytest.raises(Misconfigured, match=f"in {folder} was written by a newer rekeyd") as newer:
         Store(folder)
+    assert "run that rekeyd" in newer.value.do
 
 
 def test_a_state_below_a_folder_that_is_not_there_yet_is_made(tmp_path):
@@ -273,6 +434,12 @@ def test_a_note_of_any_name_is_kept_and_replaced(store):
     store.set_meta("colour", "blue")
 
     assert store.meta("colour") == "blue"
+
+
+def test_of_several_who_make_a_note_the_first_is_heard(store):
+    assert store.first_meta("colour", "red") == "red"
+    assert store.first_meta("colour", "blue") == "red"
+    assert store.meta("colour") == "red"
 
 
 def test_it_is_used_by_several_threads_at_once(store):

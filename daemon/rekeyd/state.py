@@ -191,8 +191,8 @@ class State(ABC):
 
     def latest(self) -> int:
         """Return the number of the newest event."""
-        row = self._row("select coalesce(max(number), 0) from history")
-        return int(row[0]) if row else 0
+        (newest,) = self._row("select coalesce(max(number), 0) from history")
+        return int(newest)
 
     def publish(self, status: Status) -> None:
         """Keep the last known status of an identity, for those who ask without looking."""
@@ -215,8 +215,8 @@ class State(ABC):
     # Notes
 
     def meta(self, name: str) -> str | None:
-        row = self._row("select value from meta where name = ?", name)
-        return row[0] if row else None
+        rows = self._rows("select value from meta where name = ?", name)
+        return next((value for (value,) in rows), None)
 
     def set_meta(self, name: str, value: str) -> None:
         with self._transaction() as transaction:

@@ -55,7 +55,8 @@ class Store(State):
         self._connection.execute("pragma secure_delete = on")
         [first, *_] = self._connection.execute("pragma integrity_check").fetchone()
         if first != "ok":  # a row that its index does not find would look as if it never was
-            raise sqlite3.DatabaseError(f"it is damaged ({first.splitlines()[0]})")
+            trouble = first.splitlines()[-1]  # the first line may name the database only
+            raise sqlite3.DatabaseError(f"it is damaged ({trouble})")
         version = self._version(self._connection)
         self._refuse_newer(version)
         if version == 0:
@@ -67,7 +68,8 @@ class Store(State):
                     transaction.execute(f"pragma user_version = {VERSION}")
 
     def _version(self, connection: "sqlite3.Connection | _Transaction") -> int:
-        return int(connection.execute("pragma user_version").fetchone()[0])
+        (version,) = connection.execute("pragma user_version").fetchone()
+        return int(version)
 
     def close(self) -> None:
         with self._mutex:
