@@ -186,7 +186,7 @@ def test_a_second_daemon_on_one_state_is_refused(config, daemon):
     code, said = refused_start(config.path)
 
     assert code == 78
-    assert f"another rekeyd (process {daemon.process.pid}) already works on" in said
+    assert f"another rekeyd (process {daemon.process.pid}, a daemon) works on" in said
     assert daemon.stop() == 0
 
 

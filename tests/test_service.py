@@ -3,7 +3,7 @@
 import signal
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,6 +15,7 @@ from processes import LONG_ENOUGH, running
 from rekeyd.config import load
 from rekeyd.errors import Transient
 from rekeyd.service import HUNG, WORKERS, Runner, Service
+from rekeyd.store import Store
 from sinks.described import Receiver, route
 
 QUICK = {"every": "6s", "overlap": "1s", "grace": "1s", "settle": "1s"}
@@ -25,6 +26,30 @@ def first_pair(rekeyd, config):
     """Have a pair made, whose birth is then a second ago."""
     assert rekeyd("rotate").code == 0
     return config.held()
+
+
+def test_it_starts_after_the_command_that_rotates_by_itself(rekeyd, config):
+    first_pair(rekeyd, config)
+    command = Store(config.folder / "state")
+    assert command.act()
+
+    with running(config.path) as daemon:
+        time.sleep(1.5)  # it would be ready, or gone
+        assert daemon.process.poll() is None
+        assert daemon.events == []
+        command.close()
+        daemon.expect("ready")
+        assert daemon.stop() == 0
+
+
+def test_it_does_not_wait_for_ever_for_a_command(rekeyd, config, monkeypatch):
+    monkeypatch.setattr("rekeyd.service.PATIENCE", 0.0)
+    with closing(Store(config.folder / "state")) as command:
+        assert command.act()
+        done = rekeyd("run")
+
+    assert done.code == 75
+    assert "a rotation is under way (process" in done.err
 
 
 # The timer

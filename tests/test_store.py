@@ -401,7 +401,7 @@ def test_the_lock_tells_who_holds_it_and_nothing_older(store, folder):
     (folder / "lock").write_text("12345678901234567890\n")
 
     assert store.serve() is True
-    assert store.holder() == f"process {os.getpid()}"
+    assert store.holder() == f"process {os.getpid()}, a daemon"
     second = Store(folder)
     assert second.serve() is False
     second.close()

@@ -125,6 +125,9 @@ class PostgresStore(State):
         alive = "select 1 from replica where seen > now() - make_interval(secs => ?)"
         return self._row(alive, SILENT) is None
 
+    def busy(self) -> bool:
+        return False
+
     def holder(self) -> str:
         row = self._row("select holder from replica order by seen desc limit 1")
         return row[0] if row else "replica unknown"

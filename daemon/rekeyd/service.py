@@ -247,11 +247,7 @@ class Service:
 
     def _open_state(self) -> tuple[State, Sealer]:
         store = open_store(self.settings)
-        if not store.serve():
-            raise Misconfigured(
-                f"another rekeyd ({store.holder()}) already works on {store.place}",
-                "stop that one, or give this one a `state` of its own",
-            )
+        self._serve(store)
         sealer, beside = fit_sealer(self.settings, store, self._kms)
         if beside:
             self.log.warning(
@@ -260,6 +256,20 @@ class Service:
                 do="put it elsewhere and name it with `seal: file:PATH`",
             )
         return store, sealer
+
+    def _serve(self, store: State) -> None:
+        """Become the daemon of this state, after whatever a command is doing with it."""
+        until = time.monotonic() + PATIENCE
+        while not store.serve():
+            who = f"({store.holder()}) works on {store.place}"
+            if not store.busy():
+                raise Misconfigured(
+                    f"another rekeyd {who} already",
+                    "stop that one, or give this one a `state` of its own",
+                )
+            if time.monotonic() > until:
+                raise Transient(f"a rotation is under way {who}", "start again when it is over")
+            time.sleep(0.1)
 
     def _kms(self) -> object:
         from rekeyd.aws import Account  # noqa: PLC0415

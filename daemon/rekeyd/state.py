@@ -78,6 +78,10 @@ class State(ABC):
         """Become the one who does a daemon's work; tell whether no daemon is there to do it."""
 
     @abstractmethod
+    def busy(self) -> bool:
+        """Whether a command, which ends by itself, is all that is in the way of `serve`."""
+
+    @abstractmethod
     def holder(self) -> str:
         """Name whoever last became one of the two."""
 

@@ -21,6 +21,9 @@ WAL_PAGES = 64
 """Pages of 4 KiB after which the log is brought into the file: its room is needed beside it, and
 SQLite's own 1,000 would fill a small disk for good."""
 
+DAEMON, COMMAND = "a daemon", "a command"
+"""What the lock says of the process that has it."""
+
 
 class Store(State):
     """The state folder. Safe to read beside a running daemon too."""
@@ -79,12 +82,15 @@ class Store(State):
                 self._lock = None
 
     def serve(self) -> bool:
-        return self._take_lock()
+        return self._take_lock(DAEMON)
 
     def act(self) -> bool:
-        return self._take_lock()
+        return self._take_lock(COMMAND)
 
-    def _take_lock(self) -> bool:
+    def busy(self) -> bool:
+        return self.holder().endswith(COMMAND)
+
+    def _take_lock(self, role: str) -> bool:
         path = self.folder / "lock"
         with _usable(self.folder):
             _private(path)
@@ -95,7 +101,7 @@ class Store(State):
             os.close(handle)
             return False
         os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(handle, f"{os.getpid()}, {role}\n".encode(), 0)
         self._lock = handle
         return True
 
