@@ -326,6 +326,7 @@ def test_sinks_that_hang_delay_neither_another_sink_nor_another_identity(aws, co
             before = {name: path.read_bytes() for name, path in files.items()}
             receiver.hang = True
             service._rotate_all()
+            service._take_requests()
             until(lambda: all(path.read_bytes() != before[n] for n, path in files.items()))
             assert len(receiver.accepted) == len(names)
         finally:
