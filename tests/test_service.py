@@ -322,7 +322,12 @@ def test_sinks_that_hang_delay_neither_another_sink_nor_another_identity(aws, co
         service.scheduler.start()
         try:
             receiver.receives(len(names))
-            until(lambda: all(path.exists() for path in files.values()))
+            until(
+                lambda: (
+                    [one.last_rotation is not None for one in service.statuses()].count(True)
+                    == len(files)
+                )
+            )
             before = {name: path.read_bytes() for name, path in files.items()}
             receiver.hang = True
             service._rotate_all()
