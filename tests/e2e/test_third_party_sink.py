@@ -68,7 +68,7 @@ def test_check_finds_that_it_cannot_write_before_anything_is_minted(aws, config,
     checked = rekeyd(config, "check", path=installed)
 
     assert checked.returncode == 1
-    assert "✗ /nowhere/settings.sqlite: unable to open database file" in " ".join(
+    assert ": /nowhere/settings.sqlite: unable to open database file" in " ".join(
         checked.stdout.split()
     )
     assert aws.keys() == {}
