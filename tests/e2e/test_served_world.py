@@ -25,7 +25,7 @@ REST = QUICK | {"every": "30d"}
 TIMING = every(*(timedelta(seconds=number) for number in (12, 1, 1, 3)))
 """The same for the checker."""
 
-PATIENCE = 150.0
+PATIENCE = 400.0
 
 RETRIED = 3
 """Times that botocore sends what can be sent again: it all goes wrong."""
