@@ -19,6 +19,7 @@ run: $(VENV)/.run ## the main job: the daemon against an embedded AWS, three rot
 
 test: $(VENV)/.test ## all tests that need no root
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m proof
+	@$(BIN)/python tests/write_proof.py --show
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e and not proof" \
 		--cov=rekeyd --cov-branch --cov-report=term:skip-covered --cov-report=json:.cache/coverage.json
 	@$(BIN)/python tests/floors.py .cache/coverage.json
@@ -26,6 +27,7 @@ test: $(VENV)/.test ## all tests that need no root
 e2e: $(VENV)/.test ## what needs root and Debian packages: systemd, containers, real servers and tools
 	@tests/e2e/packages.sh
 	@$(BIN)/python -m pytest -m e2e --timeout 900 --durations 10 tests/e2e
+	@$(BIN)/python tests/write_proof.py --show
 
 bench: $(VENV)/.test $(PLAIN)/.installed ## the figures, beside their references, in one table
 	@$(PLAIN)/$(PIP) --no-deps --no-build-isolation --force-reinstall .

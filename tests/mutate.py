@@ -37,7 +37,7 @@ COPIED = ("daemon", "tests", "config", "pyproject.toml", "README.md")
 UNIT_TESTS = {
     "rules": ("rules",),
     "holds": ("rules",),
-    "steps": ("rules", "perform"),
+    "steps": ("rules", "perform", "reconcile"),
     "requests": ("requests",),
     "model": ("rules", "requests", "perform", "reconcile"),
     "reconcile": ("reconcile", "loop"),

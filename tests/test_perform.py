@@ -6,10 +6,10 @@ from unittest.mock import Mock
 
 import pytest
 
-from rekeyd.errors import Gone, Propagating, Refused, RekeydError, Transient
+from rekeyd.errors import Elsewhere, Gone, Propagating, Refused, RekeydError, Transient
 from rekeyd.observe import look
 from rekeyd.perform import PROBES, perform
-from rekeyd.ports import Listing
+from rekeyd.ports import Listing, Request
 from rekeyd.rules import plan
 from rekeyd.steps import Activate, Deactivate, Delete, Deliver, Mint, Rest, Step, Verify
 from world import HOUR, MINUTE, Delays, World, every
@@ -235,6 +235,31 @@ def test_one_sink_that_fails_keeps_no_other_from_its_pair() -> None:
 
     assert world.truth.sinks["b"].pair is not None
     assert world.truth.custody.ledger["a"] == ""
+
+
+def test_a_put_that_may_come_late_is_repeated_by_whoever_took_over() -> None:
+    world = World(sinks={"a": True, "b": True})
+    deliver = until(world, Deliver)
+    taken_over = Elsewhere("another replica has taken over")
+    world.identity.store.save = Mock(side_effect=[None, taken_over])  # type: ignore[method-assign]
+
+    with pytest.raises(Elsewhere):
+        do(world, deliver)
+
+    asked = [request for _, request in world.identity.store.requests("user")]
+    assert asked == [Request("redeliver", "a"), Request("redeliver", "b")]
+
+
+def test_no_sink_is_written_once_another_replica_has_taken_over() -> None:
+    world = World(sinks={"a": True, "b": True})
+    deliver = until(world, Deliver)
+    taken_over = Elsewhere("another replica has taken over")
+    world.identity.store.renew = Mock(side_effect=taken_over)  # type: ignore[method-assign]
+
+    with pytest.raises(RekeydError, match="taken over"):
+        do(world, deliver)
+
+    assert [sink.pair for sink in world.truth.sinks.values()] == [None, None]
 
 
 def test_what_several_sinks_want_done_is_told_once() -> None:

@@ -407,6 +407,16 @@ def test_the_lock_tells_who_holds_it_and_nothing_older(store, folder):
     second.close()
 
 
+def test_a_command_at_work_is_told_from_a_daemon(store, folder):
+    assert store.act() is True
+    second = Store(folder)
+    assert second.busy() is True
+    store.close()
+    assert second.serve() is True
+    assert second.busy() is False
+    second.close()
+
+
 def test_a_lock_that_another_has_leaves_no_file_open(store, folder):
     store.serve()
     second = Store(folder)

@@ -188,49 +188,42 @@ class Household:
         file.read(self.sink(name))
         return file["backup"]["aws_access_key_id"]
 
-    def judge(self, told: str, least: int) -> None:
-        """Demand what holds under any fire and so many rotations, and print the figures."""
-        refused = [line for backup in self.backups for line in backup.refused]
-        calls = sum(backup.calls for backup in self.backups)
-        log = "".join(self.logs)
-        rotations = sum(len(backup.keys) - 1 for backup in self.backups)
-        print(f"\n{told}: {rotations} rotations, {calls} backup calls, {len(refused)} refused")
-        assert refused == []
-        assert calls > 10 * rotations
-        assert rotations >= least
-        assert '"event": "hold"' not in log
-        assert '"event": "fault"' not in log
-
 
 class BadNetwork(Proxy):
-    """A proxy that spoils each call with some chance, in one of the ways that networks have."""
+    """A proxy that spoils each call in each of the ways that networks have, one after the other.
+
+    A call that has met all of them is let through, so that those behind it are reached.
+    """
 
     KINDS = ("reset", "lost", "cut", "doubled", "slow", "busy", "hung")
 
-    def __init__(self, port: int, seed: int, chance: float = 0.15, patience: float = 11.0) -> None:
+    def __init__(self, port: int, seed: int, chance: float = 0.4, patience: float = 11.0) -> None:
         self.met: Counter[str] = Counter()
-        self.honest = False
         self._dice = random.Random(seed)
+        self._kinds: dict[str, list[str]] = {}
         self._chance, self._patience = chance, patience
         self._mutex = threading.Lock()
         super().__init__(port)
 
-    def _fault(self) -> str | None:
+    def has_met(self, calls: set[str]) -> bool:
+        """Whether each of these calls, and any other that was made, met every kind of fault."""
         with self._mutex:
-            if self.honest or self._dice.random() > self._chance:
+            return calls <= self._kinds.keys() and not any(self._kinds.values())
+
+    def _fault(self, call: str) -> str | None:
+        with self._mutex:
+            if call not in self._kinds:
+                self._kinds[call] = self._dice.sample(self.KINDS, len(self.KINDS))
+            if not self._kinds[call] or self._dice.random() > self._chance:
                 return None
-            weights = (6, 6, 6, 6, 6, 6, 1)
-            return self._dice.choices(self.KINDS, weights)[0]
+            self.met[call] += 1
+            return self._kinds[call].pop()
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bytes, port: int) -> None:
-        kind = self._fault()
+        kind = self._fault(parse_qs(body.decode("latin-1")).get("Action", [handler.command])[0])
         if kind is None:
             super().answer(handler, body, port)
             return
-        action = parse_qs(body.decode("latin-1")).get("Action", [handler.command])[0]
-        with self._mutex:
-            self.met[kind] += 1
-            self.met[f"{kind} {action}"] += 1
         handler.close_connection = True
         with suppress(OSError, HTTPException):
             self._spoil(kind, handler, body, port)
@@ -271,6 +264,20 @@ def _asked(
         return answer.status, answer.getheaders(), answer.read()
     finally:
         connection.close()
+
+
+def judge(houses: Sequence[Household], met: str, least: int) -> dict[str, Any]:
+    """Demand what holds under any fire and so many rotations; return the figures."""
+    backups = [backup for house in houses for backup in house.backups]
+    calls = sum(backup.calls for backup in backups)
+    rotations = sum(len(backup.keys) - 1 for backup in backups)
+    log = "".join(line for house in houses for line in house.logs)
+    assert [line for backup in backups for line in backup.refused] == []
+    assert calls > 10 * rotations
+    assert rotations >= least
+    assert '"event": "hold"' not in log
+    assert '"event": "fault"' not in log
+    return {"met": met, "rotations": rotations, "calls": calls}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import yaml
 from fire import seeded
 
 from processes import Daemon
-from world import POSSIBLE, Delays, Dice, Fault, World, every
+from world import POSSIBLE, Delays, Dice, Fault, World, every, proof
 from world.served import PROBES, SINKS, ServedWorlds
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -158,20 +158,19 @@ def unheld(served):
 
 def test_every_call_goes_wrong_in_every_way(aws, tmp_path):
     users = [f"user{number}" for number in range(len(ON_THE_WIRE))]
-    with House(tmp_path, users) as house:
-        house.until("first pairs", unheld)
-        with house.served.still() as worlds:
-            for (call, fault), served in zip(ON_THE_WIRE, worlds.values(), strict=True):
-                served.arm(call, fault, times(call, fault))
-        house.until("faults met", lambda served: not served.met and "not met")
-        house.configure(REST)
-        house.daemon.signal(signal.SIGHUP)
-        house.until("rest", lambda served: served.world.l1())
-        rotations = sum(len(served.world.truth.keys) - 1 for served in house.served.worlds.values())
-    print(
-        f"\n{len(ON_THE_WIRE)} kinds of faults, {house.kills} of them kills, {rotations} keys made,"
-        f" {house.backups} backups, {len(house.refused)} refused"
-    )
-    assert house.refused == []
-    assert house.kills == sum(fault.kills for _, fault in ON_THE_WIRE)
-    assert '"event": "fault"' not in house.log
+    with proof.counting("fire", "the World, served") as counted:
+        with House(tmp_path, users) as house:
+            house.until("first pairs", unheld)
+            with house.served.still() as worlds:
+                for (call, fault), served in zip(ON_THE_WIRE, worlds.values(), strict=True):
+                    served.arm(call, fault, times(call, fault))
+            house.until("faults met", lambda served: not served.met and "not met")
+            house.configure(REST)
+            house.daemon.signal(signal.SIGHUP)
+            house.until("rest", lambda served: served.world.l1())
+            made = sum(len(served.world.truth.keys) for served in house.served.worlds.values())
+        assert house.refused == []
+        assert house.kills == sum(fault.kills for _, fault in ON_THE_WIRE)
+        assert '"event": "fault"' not in house.log
+        met = f"{len(ON_THE_WIRE)} faults: each kind on each call, {house.kills} of them kills"
+        counted.update(met=met, rotations=made - len(users), calls=house.backups)

@@ -3,10 +3,18 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).parents[2] / ".pytest_cache" / "proof"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / ".pytest_cache" / "proof"
+
+
+def _program() -> str:
+    """Return a digest of the program's source: what was counted of another is not told."""
+    files = sorted((ROOT / "daemon").rglob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 @contextmanager
@@ -22,10 +30,11 @@ def counting(part: str, name: str) -> Iterator[dict[str, Any]]:
     file.unlink(missing_ok=True)
     counted: dict[str, Any] = {}
     yield counted
-    file.write_text(json.dumps({"name": name, **counted}, indent=1))
+    file.write_text(json.dumps({"name": name, "program": _program(), **counted}, indent=1))
 
 
 def kept(part: str) -> list[dict[str, Any]]:
-    """Return what the tests of a part have counted, in the order of their names."""
-    files = sorted((FOLDER / part).glob("*.json"))
-    return [json.loads(file.read_text()) for file in files]
+    """Return what the tests of a part have counted of this program, in the order of their names."""
+    runs = [json.loads(file.read_text()) for file in sorted((FOLDER / part).glob("*.json"))]
+    program = _program()
+    return [run for run in runs if run["program"] == program]
