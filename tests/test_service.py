@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import threading
 import time
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -402,6 +403,28 @@ def test_a_clock_that_jumps_by_ten_years_costs_no_time(service):
     [beat] = service.scheduler.get_jobs()
 
     assert beat.trigger.get_next_fire_time(datetime.now(UTC), datetime.now(UTC)) is None
+
+
+def test_a_timer_that_comes_due_as_it_stops_ends_no_thread(service, monkeypatch):
+    crashes, due = [], threading.Event()
+    monkeypatch.setattr(threading, "excepthook", crashes.append)
+    service.scheduler.start()
+    executor = service.scheduler._lookup_executor("default")
+    submit = executor.submit_job
+
+    def slowly(*job):
+        due.set()
+        deadline = time.monotonic() + 0.5
+        while service.scheduler.running and time.monotonic() < deadline:
+            time.sleep(0.01)
+        submit(*job)
+
+    monkeypatch.setattr(executor, "submit_job", slowly)
+    service._next_beat.set(0.0)
+    assert due.wait(LONG_ENOUGH)
+
+    assert service._stop() == 0
+    assert crashes == []
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a secret"), Transient("no profile")])

@@ -495,6 +495,7 @@ class Service:
             time.sleep(0.02)
         if self._listener:
             self._listener.stop()
+        self.scheduler.remove_all_jobs()  # its thread dies of one that comes due in a shutdown
         self.scheduler.shutdown(wait=False)
         if self._notifier:
             self._notifier.close()
