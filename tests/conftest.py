@@ -99,6 +99,20 @@ class Configuration:
 
 
 @pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Return what is flushed from now on, in its order."""
+    seen: list[Path] = []
+    fsync = os.fsync
+
+    def told(handle: int) -> None:
+        seen.append(Path(f"/proc/self/fd/{handle}").readlink())
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", told)
+    return seen
+
+
+@pytest.fixture
 def config(aws: EmbeddedAws, tmp_path: Path) -> Configuration:
     return Configuration(tmp_path, aws.endpoint)
 

@@ -45,9 +45,10 @@ UNIT_TESTS = {
     "state": ("store",),
     "store": ("store",),
     "seal": ("seal",),
+    "durable": ("store", "seal"),
 }
 ENUMERATION = ("tests/test_crash.py", "-k", "every_call or every_kind")
-WORLD = set(UNIT_TESTS) - {"state", "store", "seal"}
+WORLD = set(UNIT_TESTS) - {"state", "store", "seal", "durable"}
 """What the world of tests/world runs. It has a state and a seal of its own."""
 
 ENDLESS = 10

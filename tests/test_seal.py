@@ -2,6 +2,7 @@
 
 import base64
 import os
+from unittest.mock import Mock
 
 import pytest
 
@@ -108,13 +109,35 @@ def test_a_key_is_made_once(tmp_path):
     assert "seal: file:PATH" in refused.value.do
 
 
-def test_a_key_is_on_the_disk_before_anything_is_sealed_with_it(tmp_path, monkeypatch):
-    flushed = []
-    monkeypatch.setattr(module.os, "fsync", lambda file: flushed.append(os.fstat(file).st_size))
-
+def test_a_key_and_its_name_are_on_the_disk_before_anything_is_sealed_with_it(tmp_path, flushed):
     make_key(tmp_path / "key")
 
-    assert flushed == [32]
+    assert flushed == [tmp_path / "key.new", tmp_path]
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("call", ["open", "fdopen", "fsync", "link"])
+def test_making_a_key_that_is_cut_short_leaves_none(tmp_path, monkeypatch, call):
+    class Killed(BaseException):
+        pass
+
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(module.os, call, Mock(side_effect=Killed))
+        make_key(tmp_path / "key")
+
+    assert not (tmp_path / "key").exists()
+    assert len(make_key(tmp_path / "key")) == 32
+    assert [file.name for file in tmp_path.iterdir()] == ["key"]
+
+
+def test_of_two_who_make_a_key_the_first_has_made_it(tmp_path, monkeypatch):
+    def link(source, target):
+        write(target, KEY, 0o600)
+        raise FileExistsError
+
+    monkeypatch.setattr(module.os, "link", link)
+
+    assert make_key(tmp_path / "key") == KEY
 
 
 def test_systemd_passes_a_key_as_a_credential(tmp_path, monkeypatch):

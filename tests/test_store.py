@@ -10,6 +10,7 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -395,6 +396,21 @@ def test_a_state_below_a_folder_that_is_not_there_yet_is_made(tmp_path):
     Store(tmp_path / "var/lib/rekeyd").close()
 
     assert (tmp_path / "var/lib/rekeyd/rekeyd.sqlite").exists()
+
+
+def test_the_names_of_new_folders_are_on_the_disk(tmp_path, flushed):
+    Store(tmp_path / "var/rekeyd").close()
+    assert {tmp_path, tmp_path / "var"} <= {*flushed}
+
+    flushed.clear()
+    Store(tmp_path / "var/rekeyd").close()
+    assert tmp_path / "var" in flushed, "the first start may have been cut short"
+
+
+def test_a_folder_whose_names_cannot_be_read_may_be_above(tmp_path, monkeypatch):
+    monkeypatch.setattr("rekeyd.durable.flush_names", Mock(side_effect=PermissionError))
+
+    Store(tmp_path / "state").close()
 
 
 def test_the_lock_tells_who_holds_it_and_nothing_older(store, folder):

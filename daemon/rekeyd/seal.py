@@ -8,12 +8,14 @@ import secrets
 import stat
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from rekeyd.durable import flush_names
 from rekeyd.errors import Misconfigured
 from rekeyd.ports import Sealer
 from rekeyd.secret import AccessPair, Secret
@@ -78,20 +80,28 @@ def read_key(path: Path, *, private: bool = True) -> bytes:
 
 
 def make_key(path: Path) -> bytes:
-    """Make a seal key where there is none yet, and return the one that is there then."""
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    except FileExistsError:
+    """Make a seal key where there is none yet, and return the one that is there then.
+
+    It appears whole and for good, or not at all: the first start can be cut short too.
+    """
+    if path.exists():
         return read_key(path)
+    draft = path.with_name(f"{path.name}.new")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(draft, flags, 0o600), "wb") as file:
+            file.write(AESGCM.generate_key(KEY_BYTES * 8))
+            file.flush()
+            os.fsync(file.fileno())
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+        flush_names(path.parent)
     except OSError as error:
         raise Misconfigured(
             f"the seal key {path} cannot be made: {error.strerror}",
             "make the folder writable for rekeyd, or name another place with `seal: file:PATH`",
         ) from None
-    with os.fdopen(handle, "wb") as file:
-        file.write(AESGCM.generate_key(KEY_BYTES * 8))
-        file.flush()
-        os.fsync(file.fileno())
     return read_key(path)
 
 

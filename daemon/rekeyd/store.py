@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rekeyd.durable import make_folder
 from rekeyd.errors import Misconfigured, Refused, Transient
 from rekeyd.state import TABLES, VERSION, State, Transaction
 
@@ -37,7 +38,7 @@ class Store(State):
         self._mutex = threading.RLock()
         self._lock: int | None = None
         with _usable(folder):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(folder)
             _private(folder / "rekeyd.sqlite")
             self._connection = sqlite3.connect(
                 folder / "rekeyd.sqlite",
