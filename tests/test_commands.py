@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from conftest import TIMES
 from processes import running
 from rekeyd.commands import ago, event_line, say, table
 from rekeyd.ports import Event
@@ -105,7 +104,8 @@ def test_an_identity_that_is_not_there_is_wrong_usage(rekeyd):
 
 
 def test_what_takes_too_long_is_left_to_the_next_run(rekeyd, aws, config, proxy):
-    config.through(proxy, rotation=TIMES | {"settle": "1m"})  # then a refused pair is replaced
+    times = config.identity["rotation"] | {"settle": "1m"}  # then a refused pair is replaced
+    config.through(proxy, rotation=times)
     proxy.fail("GetCallerIdentity", "InvalidClientTokenId", 403, unless_signed_by="operator")
 
     done = rekeyd("rotate", "--wait", "1")
