@@ -8,6 +8,9 @@ PLAIN := .cache/plain
 COMPILE := $(BIN)/uv pip compile --quiet --upgrade --no-strip-extras --generate-hashes --no-header --universal --python-version 3.11
 PIP := bin/python -m pip --disable-pip-version-check install --quiet
 
+# The tests start Python hundreds of times: it shall not compile the program each time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test e2e bench check proof mutants soak pictures lock clean
 

@@ -121,7 +121,7 @@ def test_every_call_that_the_program_can_make_goes_wrong_in_every_way(
     struck: list[Tally],
 ) -> None:
     replicas = ReplicaCheck("a write-only sink")
-    replicas.run(3_000)
+    replicas.run(1_500)
     possible = {(*place, fault) for place in _calls_of_the_core() for fault in POSSIBLE[place[-1]]}
     tried = {point for tally in struck for point in tally.points}
     tried |= replicas.points & possible  # those of a state that is shared

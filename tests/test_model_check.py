@@ -9,7 +9,7 @@ from world import proof
 pytestmark = pytest.mark.proof
 
 STATES = 20_000
-REPLICA_STATES = 2_000
+REPLICA_STATES = 4_000
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -24,6 +24,10 @@ def test_the_check_notices(bug: Bug) -> None:
         counted.update(caught_by=bug.caught_by, found=found)
 
 
-@pytest.mark.parametrize("check", sorted({bug.caught_by for bug in BUGS}))
+TESTS = {bug.caught_by for bug in BUGS if not bug.caught_by.startswith(("crash", "model"))}
+"""The other checks are those of the proofs, where they are silent over more states."""
+
+
+@pytest.mark.parametrize("check", sorted(TESTS))
 def test_without_a_bug_the_check_is_silent(check: str) -> None:
     assert hunt(check) is None

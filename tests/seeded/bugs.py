@@ -479,7 +479,7 @@ BUGS = (
     ),
     bug(
         "the lease is not checked before a request to IAM is sent",
-        "aws",
+        "aws: right_to_act",
         "aws",
         "        self._may_act()\n",
         "        pass\n",

@@ -7,7 +7,7 @@ a person, or time that passes. Moves start from any truth that was kept, so a se
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -126,7 +126,7 @@ class Explorer:
                 return Outcome(self.world.truth)
             case Wait(duration):
                 self.world.tell(f"{duration} pass while the program is down")
-                return Outcome(replace(truth, now=truth.now + duration))
+                return Outcome(truth.after(duration))
             case Cycle():
                 return self._cycle(move)
 
@@ -167,7 +167,7 @@ class Explorer:
         return outcome
 
     def _sleep(self, outcome: Outcome, duration: timedelta) -> None:
-        outcome.truth = replace(outcome.truth, now=outcome.truth.now + duration)
+        outcome.truth = outcome.truth.after(duration)
 
     def retell(self, moves: Iterable[Move]) -> str:
         """Return the story of moves from the start, as a person can read it."""

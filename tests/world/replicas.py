@@ -152,6 +152,8 @@ class SharedWorld(World):
             step = self.diary.decision.step if self.diary.decision else None
             if isinstance(step, Rest) and self.diary.error is None:
                 pause = max(pause, step.until - self.truth.now)
+            if isinstance(self.diary.error, Elsewhere):  # as often as it asks until the lease ends
+                pause = max(pause, self.truth.lease.renewed + LEASE - self.truth.now)
             self.pass_time(min(pause, end - self.truth.now))
         self._identity, self._store, self.calls, self.faults, self.diary, self._late = mine
         self.listed, self.looked = seen

@@ -5,8 +5,9 @@ compared, and gone back to for the price of a reference.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 
 from rekeyd.model import Custody
 from rekeyd.ports import Request
@@ -112,7 +113,7 @@ class TrueSink:
     """Until when it held which other key."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Truth:
     """The whole world at one instant."""
 
@@ -135,6 +136,10 @@ class Truth:
     minted: str | None = None
     """The key of the last CreateAccessKey, until custody knows it or it is deleted."""
 
+    def after(self, duration: timedelta) -> "Truth":
+        """Return the same so much later. It is what the proofs do most: `replace` takes longer."""
+        return Truth(self.now + duration, *_ALL_BUT_NOW(self))
+
     @property
     def user_id(self) -> str | None:
         return self.users[-1][1]
@@ -150,3 +155,6 @@ class Truth:
 
     def holders(self, key_id: str) -> list[str]:
         return [n for n, sink in self.sinks.items() if sink.pair and sink.pair.key_id == key_id]
+
+
+_ALL_BUT_NOW = attrgetter(*(field.name for field in fields(Truth) if field.name != "now"))

@@ -201,9 +201,9 @@ class World:
             assert fault in POSSIBLE[name], f"{fault} cannot happen to {name}"
             self.tell(f"  {name} {detail}: {fault.value}")
         if self.latency:
-            self.truth = replace(self.truth, now=self.truth.now + self.latency)
+            self.truth = self.truth.after(self.latency)
         if fault is Fault.SLOW:
-            self.truth = replace(self.truth, now=self.truth.now + HOUR)
+            self.truth = self.truth.after(HOUR)
         if fault is Fault.CRASH_BEFORE:
             self._dead = True
             raise Crash
@@ -354,7 +354,7 @@ class World:
     # Time and people
 
     def pass_time(self, duration: timedelta) -> None:
-        self.truth = replace(self.truth, now=self.truth.now + duration)
+        self.truth = self.truth.after(duration)
 
     def clock_jumps(self, skew: timedelta) -> None:
         """The clock of the program's machine is wrong by so much from now on."""
