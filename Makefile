@@ -23,7 +23,7 @@ run: $(VENV)/.run ## the main job: the daemon against an embedded AWS, three rot
 test: $(VENV)/.test ## all tests that need no root
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m proof
 	@$(BIN)/python tests/write_proof.py --show
-	@$(BIN)/python -m pytest -n 2 --dist worksteal -m "not e2e and not proof" \
+	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not e2e and not proof" \
 		--cov=rekeyd --cov-branch --cov-report=term:skip-covered --cov-report=json:.cache/coverage.json
 	@$(BIN)/python tests/floors.py .cache/coverage.json
 

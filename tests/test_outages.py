@@ -8,8 +8,10 @@ from itertools import count
 
 import pytest
 
-from world import HOUR, MINUTE, POSSIBLE, Fault, World
+from world import HOUR, MINUTE, POSSIBLE, Fault, World, proof
 from world.scenarios import THREE, TIMING, first, normal, prepared
+
+pytestmark = pytest.mark.proof
 
 Failing = dict[str, Fault]
 
@@ -69,9 +71,10 @@ def rotated(world: World) -> int:
     return len(world.calls) - before
 
 
-def go_on_by_itself(scenario, failing: Failing, after: timedelta) -> None:
+def go_on_by_itself(scenario, failing: Failing, after: timedelta) -> int:
     """Begin an outage at each call in turn; the rotation is done when so much time has passed."""
-    for begins in range(rotated(due(scenario))):
+    calls = rotated(due(scenario))
+    for begins in range(calls):
         world = due(scenario)
         world.faults = Outage(world, failing, begins)
 
@@ -81,16 +84,21 @@ def go_on_by_itself(scenario, failing: Failing, after: timedelta) -> None:
 
         world.run(4 * HOUR)
         assert world.l1() is None, f"from call {begins} on"
+    return calls
 
 
 @pytest.mark.parametrize("scenario", [first, normal])
 @pytest.mark.parametrize("outage", OUTAGES)
 def test_it_goes_on_by_itself_when_the_hour_is_over(scenario, outage):
-    go_on_by_itself(scenario, OUTAGES[outage], HOUR + BACK + TIMING.settle + BACK)
+    with proof.counting("outages", f"{outage}, {scenario.__name__}") as counted:
+        after = HOUR + BACK + TIMING.settle + BACK
+        counted["outages"] = go_on_by_itself(scenario, OUTAGES[outage], after)
 
 
 @pytest.mark.parametrize("scenario", [first, normal])
 def test_a_new_pair_that_may_do_nothing_for_an_hour_is_given_up_and_another_one_tried(scenario):
     """It keeps one of the two slots until its grace is over, as every key does."""
-    refused = {"consumer.probe": Fault.DENIED}
-    go_on_by_itself(scenario, refused, HOUR + TIMING.grace + TIMING.settle + BACK)
+    with proof.counting("outages", f"a new pair is refused, {scenario.__name__}") as counted:
+        refused = {"consumer.probe": Fault.DENIED}
+        after = HOUR + TIMING.grace + TIMING.settle + BACK
+        counted["outages"] = go_on_by_itself(scenario, refused, after)

@@ -34,6 +34,7 @@ PARTS = {
     "crash": ("pairs of faults", "pairs"),
     "points": ("ways in which a call can go wrong, each struck", "points"),
     "back": ("states that went back to an earlier one", "states"),
+    "outages": ("outages of an hour", "outages"),
     "model": ("distinct states of the model check", "states"),
     "replicas": ("distinct states of replicas", "states"),
     "schedules": ("random schedules", "schedules"),
@@ -54,7 +55,16 @@ def main() -> int:
     if subprocess.run(command, check=False, cwd=TARGET.parents[1]).returncode:
         print("a proof failed, so tests/PROOF.md stays as it was", file=sys.stderr)
         return 1
-    parts = (_crash(), _points(), _back(), _model(), _replicas(), _schedules(), _seeded())
+    parts = (
+        _crash(),
+        _points(),
+        _back(),
+        _outages(),
+        _model(),
+        _replicas(),
+        _schedules(),
+        _seeded(),
+    )
     TARGET.write_text(HEAD + "".join(parts) + _fire() + _picture())
     return 0
 
@@ -105,6 +115,18 @@ by a bit that flipped in its log. Nothing is harmed: it comes to rest, or to a h
 ({_total("back", "holds"):,} times).
 
 Again: `pytest tests/test_crash.py -k went_back`.
+"""
+
+
+def _outages() -> str:
+    return f"""
+## An hour without something: {_total("outages", "outages"):,} times
+
+IAM, what backups use, the sinks, the disk, the network, or the right to one of them is missing for
+an hour, from each call of a rotation on. When the hour is over, the rotation ends by itself: within
+45 minutes, or 90 where a new pair was refused all the time and is replaced.
+
+Again: `pytest tests/test_outages.py`.
 """
 
 
