@@ -12,7 +12,7 @@ PIP := bin/python -m pip --disable-pip-version-check install --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e bench check proof mutants soak pictures lock clean
+.PHONY: help run test e2e .fire .parts bench check proof mutants soak pictures lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,16 @@ test: $(VENV)/.test ## all tests that need no root
 
 e2e: $(VENV)/.test ## what needs root and Debian packages: systemd, containers, real servers and tools
 	@tests/e2e/packages.sh
-	@$(BIN)/python -m pytest -m e2e --timeout 900 --durations 10 tests/e2e
+	@$(MAKE) --no-print-directory --jobs 2 .fire .parts
 	@$(BIN)/python tests/write_proof.py --show
+
+# Side by side, as both mostly wait.
+FIRE := $(addprefix tests/e2e/test_,under_fire.py served_world.py power_loss.py postgres.py)
+E2E := $(BIN)/python -m pytest -m e2e --timeout 900 --durations 5
+.fire:
+	@$(E2E) $(FIRE)
+.parts:
+	@$(E2E) tests/e2e $(addprefix --ignore ,$(FIRE))
 
 bench: $(VENV)/.test $(PLAIN)/.installed ## the figures, beside their references, in one table
 	@$(PLAIN)/$(PIP) --no-deps --no-build-isolation --force-reinstall .

@@ -1,5 +1,6 @@
 """What the tests of the shell share: one embedded AWS a worker, a configuration, the commands."""
 
+import gc
 import json
 import os
 import sys
@@ -16,6 +17,8 @@ from hypothesis import settings
 
 from processes import Daemon, EmbeddedAws, Proxy, running
 from rekeyd import __main__ as program
+
+gc.set_threshold(100_000, 20, 100)  # the proofs keep what they make: looking through it takes long
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

@@ -100,12 +100,6 @@ def figures(tally: Tally) -> dict[str, int]:
     }
 
 
-@pytest.fixture(scope="module")
-def struck() -> list[Tally]:
-    """Every look goes wrong once, and twice."""
-    return [Enumeration(prepared(scenario), apart=False).run() for scenario in SCENARIOS]
-
-
 def test_every_method_of_every_port_has_its_faults_listed() -> None:
     methods = {
         f"{port}.{method}"
@@ -117,24 +111,21 @@ def test_every_method_of_every_port_has_its_faults_listed() -> None:
     assert set(POSSIBLE) == methods
 
 
-def test_every_call_that_the_program_can_make_goes_wrong_in_every_way(
-    struck: list[Tally],
-) -> None:
+def test_every_call_that_the_program_can_make_goes_wrong_in_every_way() -> None:
+    """And in every kind of step."""
+    possible = {(*place, fault) for place in _calls_of_the_core() for fault in POSSIBLE[place[-1]]}
     replicas = ReplicaCheck("a write-only sink")
     replicas.run(1_500)
-    possible = {(*place, fault) for place in _calls_of_the_core() for fault in POSSIBLE[place[-1]]}
-    tried = {point for tally in struck for point in tally.points}
-    tried |= replicas.points & possible  # those of a state that is shared
+    tried, steps = replicas.points & possible, {Hold}
+    for scenario in SCENARIOS:
+        tally = Enumeration(prepared(scenario), apart=False).run()
+        tried |= tally.points.keys()
+        steps |= tally.steps
 
     with proof.counting("points", "all") as counted:
         assert tried == possible
+        assert steps == {*get_args(Step)}
         counted.update(points=len(possible), places=len(_calls_of_the_core()))
-
-
-def test_every_kind_of_step_is_struck(struck: list[Tally]) -> None:
-    steps = {step for tally in struck for step in tally.steps}
-
-    assert steps | {Hold} == set(get_args(Step))
 
 
 def _calls_of_the_core() -> set[tuple[str, int, str]]:

@@ -168,16 +168,16 @@ class Household:
         self.configure(REST)
         if daemon:
             daemon.signal(signal.SIGHUP)
-            self._rests()
+            self._rests(daemon)
         else:
-            with self.daemon():
-                self._rests()
+            with self.daemon() as another:
+                self._rests(another)
 
-    def _rests(self) -> None:
+    def _rests(self, daemon: Daemon) -> None:
         until = time.monotonic() + SETTLED
         while unsettled := [name for name in self.names if not self._settled(name)]:
             told = {name: self._aws.keys(name) for name in unsettled}
-            assert time.monotonic() < until, f"not at rest within {SETTLED} s: {told}"
+            assert time.monotonic() < until, f"not at rest within {SETTLED} s: {told}\n{daemon.log}"
             time.sleep(0.2)
 
     def _settled(self, name: str) -> bool:

@@ -17,7 +17,7 @@ from processes import Daemon
 from world import POSSIBLE, Delays, Dice, Fault, World, every, proof
 from world.served import PROBES, SINKS, ServedWorlds
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.e2e
 
 FRONTS = Delays.all(timedelta(seconds=2))
 QUICK = {"every": "12s", "overlap": "1s", "grace": "1s", "settle": "3s"}
