@@ -172,5 +172,5 @@ def test_every_call_goes_wrong_in_every_way(aws, tmp_path):
         assert house.refused == []
         assert house.kills == sum(fault.kills for _, fault in ON_THE_WIRE)
         assert '"event": "fault"' not in house.log
-        met = f"{len(ON_THE_WIRE)} faults: each kind on each call, {house.kills} of them kills"
+        met = f"{len(ON_THE_WIRE)} faults over HTTP, {house.kills} of them kills"
         counted.update(met=met, rotations=made - len(users), calls=house.backups)
