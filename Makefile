@@ -20,12 +20,18 @@ help: ## list the targets
 run: $(VENV)/.run ## the main job: the daemon against an embedded AWS, three rotations as they happen
 	@$(BIN)/rekeyd demo
 
-test: $(VENV)/.test ## all tests that need no root
+COVERED := --cov=rekeyd --cov-branch --cov-report=term:skip-covered --cov-report=json:.cache/coverage.json
+REST := $(BIN)/python -m pytest -n 3 --dist worksteal -m "not e2e and not proof"
+
+test: $(VENV)/.test ## all tests that need no root; make test COVERAGE=yes measures it, too
 	@$(BIN)/python -m pytest -n 2 --dist worksteal -m proof
 	@$(BIN)/python tests/write_proof.py --show
-	@$(BIN)/python -m pytest -n 3 --dist worksteal -m "not e2e and not proof" \
-		--cov=rekeyd --cov-branch --cov-report=term:skip-covered --cov-report=json:.cache/coverage.json
+ifdef COVERAGE
+	@$(REST) $(COVERED)
 	@$(BIN)/python tests/floors.py .cache/coverage.json
+else
+	@$(REST)
+endif
 
 e2e: $(VENV)/.test ## what needs root and Debian packages: systemd, containers, real servers and tools
 	@tests/e2e/packages.sh
