@@ -116,6 +116,15 @@ def test_a_key_and_its_name_are_on_the_disk_before_anything_is_sealed_with_it(tm
     assert [file.name for file in tmp_path.iterdir()] == ["key"]
 
 
+def test_a_key_is_written_before_it_is_flushed(tmp_path, monkeypatch):
+    sizes = []
+    monkeypatch.setattr(module.os, "fsync", lambda file: sizes.append(os.fstat(file).st_size))
+
+    make_key(tmp_path / "key")
+
+    assert sizes[0] == 32
+
+
 @pytest.mark.parametrize("call", ["open", "fdopen", "fsync", "link"])
 def test_making_a_key_that_is_cut_short_leaves_none(tmp_path, monkeypatch, call):
     class Killed(BaseException):
