@@ -345,6 +345,12 @@ class Daemon:
         for number in numbers:
             self.process.send_signal(number)
 
+    def blocked(self) -> set[int]:
+        """Return the signals that its main thread lets wait (proc_pid_status(5), SigBlk)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        mask = int(status.split("SigBlk:")[1].split()[0], 16)
+        return {number for number in signal.valid_signals() if mask >> (number - 1) & 1}
+
     def ended(self, within: float = LONG_ENOUGH) -> int:
         """Wait for its end and return the exit code."""
         code = self.process.wait(within)

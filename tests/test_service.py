@@ -133,6 +133,20 @@ def test_ten_signals_at_once_lose_nothing(rekeyd, config):
         assert daemon.stop() == 0
 
 
+def test_signals_to_one_that_starts_are_kept(rekeyd, config):
+    first_pair(rekeyd, config)
+
+    with running(config(rotation=KEPT)) as daemon:
+        until = time.monotonic() + LONG_ENOUGH
+        while signal.SIGUSR1 not in daemon.blocked():
+            assert time.monotonic() < until
+        daemon.signal(signal.SIGUSR2, signal.SIGHUP, signal.SIGUSR1)
+        daemon.expect("rotated")
+        assert {"status", "reloaded", "signal"} <= {event["event"] for event in daemon.events}
+        assert daemon.blocked() == set()
+        assert daemon.stop() == 0
+
+
 def test_sigusr2_writes_the_status_to_the_log(rekeyd, config):
     first_pair(rekeyd, config)
 

@@ -351,6 +351,7 @@ class Service:
             signal.SIGUSR2,
         ):
             signal.signal(number, lambda *_: None)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())  # what waited since the start comes now
         return ours
 
     def _on_signal(self, number: signal.Signals) -> None:

@@ -120,6 +120,14 @@ class House:
                 self.log += self.daemon.log
                 self.daemon = Daemon(self._path)
 
+    def reload(self):
+        """Have the daemon read its configuration, once it listens to signals."""
+        daemon = self.daemon
+        while all(told["event"] != "ready" for told in daemon.events):
+            time.sleep(0.05)
+            daemon = self.daemon
+        daemon.signal(signal.SIGHUP)
+
     def _use(self):
         """Read each sink and sign with its pair, again and again."""
         while not self._over.wait(0.1):
@@ -134,6 +142,7 @@ class House:
         """Wait until nothing is missing any more, and nothing was ever violated."""
         end = time.monotonic() + PATIENCE
         while True:
+            assert all(thread.is_alive() for thread in self._threads), self.daemon.log
             with self.served.still() as worlds:
                 found = {user: served.world.checker.found for user, served in worlds.items()}
                 left = {user: told for user, one in worlds.items() if (told := missing(one))}
