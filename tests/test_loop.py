@@ -43,7 +43,7 @@ def test_a_look_that_is_old_justifies_no_step(world: World) -> None:
     def sleep(number: int, call: str) -> Fault:
         if call == "sink.read":
             world.pass_time(next(asleep, timedelta()))
-        return Fault.NONE
+        return None
 
     world.faults = sleep
     world.calls.clear()

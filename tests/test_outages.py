@@ -54,7 +54,7 @@ class Outage:
         if next(self._numbers) == self._begins:
             self.until = now + HOUR
         over = self.until is None or now >= self.until
-        return Fault.NONE if over else self._failing.get(call, Fault.NONE)
+        return None if over else self._failing.get(call)
 
 
 def due(scenario=normal, *, sinks=THREE) -> World:

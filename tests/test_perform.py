@@ -44,7 +44,7 @@ def do(world: World, step: Step) -> list[str]:
 def spoil(world: World, **faults: Fault) -> None:
     """Let each call of these names go wrong, from the next on: `iam_delete_key` is a name."""
     named = {name.replace("_", ".", 1): fault for name, fault in faults.items()}
-    world.faults = lambda number, call: named.get(call, Fault.NONE)
+    world.faults = lambda number, call: named.get(call)
 
 
 def test_when_a_key_of_ours_was_made_custody_tells_if_the_store_does_not() -> None:
@@ -90,7 +90,7 @@ def test_a_mint_whose_answer_was_lost_leaves_its_intent() -> None:
     assert world.truth.custody.intent is not None
 
 
-@pytest.mark.parametrize("deletion", [Fault.NONE, Fault.LOST_BEFORE])
+@pytest.mark.parametrize("deletion", [None, Fault.LOST_BEFORE])
 def test_a_new_key_that_cannot_be_kept_is_deleted_at_once_if_that_can_be(deletion: Fault) -> None:
     world = World()
     mint = until(world, Mint)
@@ -99,13 +99,13 @@ def test_a_new_key_that_cannot_be_kept_is_deleted_at_once_if_that_can_be(deletio
         if (call, bool(world.truth.keys)) == ("store.save", True)
         else deletion
         if call == "iam.delete_key"
-        else Fault.NONE
+        else None
     )
 
     with pytest.raises(Transient, match=r"store.save: no space left"):
         do(world, mint)
 
-    assert len(world.truth.living) == (deletion is not Fault.NONE)
+    assert len(world.truth.living) == (deletion is not None)
     assert world.truth.custody.intent is not None
 
 
@@ -115,7 +115,7 @@ def test_a_new_key_that_is_on_the_disk_in_spite_of_an_error_is_kept() -> None:
     world.faults = lambda number, call: (
         Fault.DISK_FULL_BUT_DURABLE
         if (call, bool(world.truth.keys)) == ("store.save", True)
-        else Fault.NONE
+        else None
     )
 
     with pytest.raises(Transient):
@@ -154,12 +154,10 @@ def test_a_pair_must_work_for_as_long_as_it_was_refused() -> None:
     world = World(delays=Delays(sts=MINUTE))
     verify = until(world, Verify)
     world.pass_time(MINUTE / 2)
-    world.faults = lambda number, call: (
-        Fault.UNKNOWN_KEY if call == "consumer.probe" else Fault.NONE
-    )
+    world.faults = lambda number, call: Fault.UNKNOWN_KEY if call == "consumer.probe" else None
     with pytest.raises(RekeydError):
         do(world, verify)
-    world.faults = lambda number, call: Fault.NONE
+    world.faults = lambda number, call: None
 
     world.pass_time(MINUTE / 2 - MINUTE / 60)
     with pytest.raises(Propagating):

@@ -86,7 +86,7 @@ class Schedule(RuleBasedStateMachine):
         dice = random.Random(seed)
 
         def fault(_number: int, call: str) -> Fault:
-            return Fault.NONE if dice.randrange(often) else dice.choice(POSSIBLE[call])
+            return None if dice.randrange(often) else dice.choice(POSSIBLE[call])
 
         self.world.faults = fault
         self.world.run(min(duration, 7 * HOUR), watch=20 * MINUTE, pace=MINUTE)

@@ -90,7 +90,9 @@ effect, answer lost before and after, cut short, throttled, refused, disk full, 
 hour, ...), then the same once more, for every call in the rest of that look
 ({_total("crash", "at_once"):,} of the pairs) and in every later one, until it has come to
 rest. A killed daemon is started again at once, and hours later. To be killed after the answer is
-to be killed before the next call. The clock of its machine is wrong by ten years.
+to be killed before the next call. The clock of its machine is wrong by ten years. Faults of which
+the program is told the same, as a dropped connection and a throttled call, count each and are run
+once; that they lead to one place is shown with all single faults and all pairs in one look.
 
 {_table(runs, singles="single faults", pairs="pairs", at_once="in one look", states="states")}
 Again: `pytest tests/test_crash.py`; nothing in it is random.

@@ -62,7 +62,7 @@ class _Keyed:
         if instant is None:
             return None
         ago = (self.now - instant).total_seconds()
-        return min(ago, self.far)
+        return ago if ago < self.far else self.far  # noqa: FURB136 (min takes twice as long)
 
     def _named(self, ids: Any) -> frozenset[int]:
         return frozenset([self.names[i] for i in ids if i in self.names])

@@ -4,7 +4,6 @@ A person may break an invariant: what a person did, and rekeyd could not have se
 that. Each check says in one sentence what it excuses.
 """
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -125,7 +124,7 @@ class Checker:
         self.writing(repr(custody))
         if custody.intent and custody.intent != world.truth.custody.intent:
             intents = (*world.truth.intents, custody.intent.at)[-2:]
-            world.truth = replace(world.truth, intents=intents)
+            world.truth = world.truth._replace(intents=intents)
 
     def writing(self, text: str) -> None:
         """S4: no secret is written down in the clear."""

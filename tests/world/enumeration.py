@@ -3,11 +3,11 @@
 The calm way from a truth is one line: cycle after cycle until the program rests until the next
 rotation. Each call on it can go wrong in every way of `POSSIBLE`; in what is left of that cycle,
 and on the new line that begins where it leads, everything can go wrong once more. Lines that meet
-again are walked once.
+again are walked once, and so are those that differ in what people are told alone.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NoReturn
@@ -15,7 +15,8 @@ from typing import Any, NoReturn
 from rekeyd.steps import Step
 from world.canon import Canon
 from world.checker import Violation
-from world.explore import CALM, LONG, Cycle, Explorer, Move, Outcome, Point, Wait, faulted
+from world.explore import CALM, LONG, Cycle, Explorer, Move, Outcome, Point, Wait
+from world.faults import told_alike
 from world.truth import Truth
 from world.world import HOUR, World
 
@@ -29,14 +30,16 @@ STUCK = 400
 
 Key = tuple[Any, ...]
 
+Hits = dict[int, Counter[Key]]
+"""Where so many faults in one cycle lead, and in how many ways."""
+
 
 @dataclass(slots=True)
 class Node:
     truth: Truth
     came: tuple[Key, tuple[Move, ...]] | None
     next: Key | None = None
-    hits: dict[int, list[Key]] | None = None
-    """Where so many faults in this one cycle lead."""
+    hits: Hits | None = None
     calls: tuple[str, ...] = ()
     end: str | None = None
 
@@ -64,15 +67,21 @@ class Enumeration:
         world: World,
         *,
         apart: bool = True,
+        each: bool = False,
         down: tuple[timedelta, ...] = (LONG,),
         stalest: bool = False,
     ) -> None:
-        """Two faults strike; unless `apart`, in one cycle only."""
+        """Two faults strike; unless `apart`, in one cycle only.
+
+        With `each`, faults that the program is told alike strike one by one, and must lead to one
+        place; else the first of them counts for all.
+        """
         self._explorer = Explorer(world, stalest=stalest)
         self._canon = Canon(FAR, world.delays.list, world.lag)
         self._nodes: dict[Key, Node] = {}
         self._apart = apart
-        self._down = (timedelta(), *down)
+        self._each = each
+        self._down = down
         self.tally = Tally()
 
     def run(self) -> Tally:
@@ -89,7 +98,7 @@ class Enumeration:
         counts: dict[tuple[Key, int], int] = {}
         self.tally.singles = self._count(start, 1, counts)
         self.tally.pairs = self._count(start, 2, counts)
-        self.tally.at_once = sum(len(self._hits(key, 2)) for key in self._walk(start))
+        self.tally.at_once = sum(self._hits(key, 2).total() for key in self._walk(start))
         self.tally.nodes = len(self._nodes)
         return self.tally
 
@@ -143,33 +152,44 @@ class Enumeration:
                 self.tally.holds[outcome.hold] += 1
         return held
 
-    def _strike(self, key: Key, budget: int) -> Mapping[int, list[Key]]:
+    def _strike(self, key: Key, budget: int) -> Hits:
         """Let each call of this cycle go wrong in every way; return where that leads."""
         node = self._nodes[key]
         if node.hits is None:
-            node.hits = {}
-            self._strike_on(key, CALM, node.calls, budget)
+            node.hits = self._strike_on(key, CALM, node.calls, budget)
         return node.hits
 
-    def _strike_on(self, key: Key, so_far: Cycle, calls: Sequence[str], budget: int) -> None:
+    def _strike_on(self, key: Key, so_far: Cycle, calls: Sequence[str], budget: int) -> Hits:
         """Let what a cycle still does after some faults go wrong once more, and so on."""
-        for move in faulted(calls, so_far):
-            outcome = self._apply(key, move)
-            self.tally.points.update(outcome.struck[-1:])
-            hits = self._hits(key, len(move.strikes))
-            for pause in self._down if move.kills else self._down[:1]:
-                moves: tuple[Move, ...] = (move, Wait(pause)) if pause else (move,)
-                truth = outcome.truth
-                if pause:
-                    truth = self._explorer.apply(truth, Wait(pause)).truth
-                same = truth is self._nodes[key].truth
-                hits.append(key if same else self._node(truth, (key, moves)))
-            if len(move.strikes) < budget and not move.kills:
-                self._strike_on(key, move, outcome.calls, budget)
+        hits: Hits = defaultdict(Counter)
+        first = so_far.strikes[-1][0] + 1 if so_far.strikes else 0
+        for number, call in [*enumerate(calls)][first:]:
+            for alike in told_alike(call):
+                faults = alike if self._each else alike[:1]
+                moves = [Cycle((*so_far.strikes, (number, fault))) for fault in faults]
+                led, *others = (self._strike_with(key, move, budget) for move in moves)
+                if any(other != led for other in others):
+                    self._fail(key, moves[:1], f"not alike: {alike}")
+                for strikes, ways in led.items():
+                    hits[strikes].update({hit: ways[hit] * len(alike) for hit in ways})
+        return hits
 
-    def _hits(self, key: Key, faults: int) -> list[Key]:
-        hits = self._nodes[key].hits
-        return [] if hits is None else hits.setdefault(faults, [])
+    def _strike_with(self, key: Key, move: Cycle, budget: int) -> Hits:
+        outcome = self._apply(key, move)
+        self.tally.points.update(outcome.struck[-1:])
+        truth = outcome.truth
+        hit = key if truth is self._nodes[key].truth else self._node(truth, (key, (move,)))
+        hits: Hits = {len(move.strikes): Counter([hit])}
+        if move.kills:
+            for pause in map(Wait, self._down):
+                later = self._explorer.apply(truth, pause).truth
+                hits[len(move.strikes)][self._node(later, (key, (move, pause)))] += 1
+        elif len(move.strikes) < budget:
+            hits |= self._strike_on(key, move, outcome.calls, budget)
+        return hits
+
+    def _hits(self, key: Key, faults: int) -> Counter[Key]:
+        return (self._nodes[key].hits or {}).get(faults, Counter())
 
     def _count(self, key: Key | None, faults: int, counts: dict[tuple[Key, int], int]) -> int:
         """Return in how many ways exactly that many faults can strike from here on."""
@@ -182,8 +202,8 @@ class Enumeration:
         total = counts[key, faults] if key is not None else 0
         for visited in reversed(line):
             for used in range(1, faults + 1):
-                hits = self._hits(visited, used)
-                total += sum(self._count(hit, faults - used, counts) for hit in hits)
+                for hit, ways in self._hits(visited, used).items():
+                    total += ways * self._count(hit, faults - used, counts)
             counts[visited, faults] = total
         return total
 

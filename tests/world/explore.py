@@ -14,7 +14,7 @@ from typing import Any
 from rekeyd import observe, perform, reconcile
 from rekeyd.steps import Hold, Rest
 from world.checker import Violation
-from world.faults import POSSIBLE, Chooser, Fault, Option
+from world.faults import Chooser, Fault, Option
 from world.truth import Truth
 from world.world import HOUR, MINUTE, World
 
@@ -138,7 +138,7 @@ class Explorer:
 
         def fault(number: int, call: str) -> Fault:
             if number not in strikes:
-                return Fault.NONE
+                return None
             struck.append((*_caller(), call, strikes[number]))
             return strikes[number]
 
@@ -194,14 +194,6 @@ def _caller() -> tuple[str, int]:
         assert frame.f_back
         frame = frame.f_back
     return frame.f_globals["__name__"], frame.f_lineno
-
-
-def faulted(calls: Sequence[str], so_far: Cycle = CALM) -> Iterator[Cycle]:
-    """Name every way in which a cycle that makes these calls can go wrong once more, and later."""
-    first = so_far.strikes[-1][0] + 1 if so_far.strikes else 0
-    for number, call in [*enumerate(calls)][first:]:
-        for fault in POSSIBLE[call]:
-            yield Cycle((*so_far.strikes, (number, fault)))
 
 
 LONG = 3 * HOUR

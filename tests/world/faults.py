@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import cache
 from typing import TypeVar
 
 from rekeyd.errors import Propagating, Refused, RekeydError, Transient, Unanswered
@@ -17,7 +18,6 @@ class Crash(BaseException):
 class Fault(Enum):
     """What happens to one call. The value is how a story tells it."""
 
-    NONE = ""
     CRASH_BEFORE = "killed before it is sent"
     CRASH_COMMITTED = "it takes effect, and the process is killed before it reads the answer"
     LOST_BEFORE = "the connection drops before it arrives"
@@ -49,7 +49,6 @@ class Fault(Enum):
 
 COMMITTING = frozenset(
     {
-        Fault.NONE,
         Fault.SLOW,
         Fault.CRASH_COMMITTED,
         Fault.LOST_COMMITTED,
@@ -116,12 +115,26 @@ def error(call: str, fault: Fault) -> RekeydError:
     return Transient(f"{call}: {fault.value}")
 
 
-FaultPlan = Callable[[int, str], Fault]
-"""Names the fault of a call, from its number since the start and its name."""
+@cache
+def told_alike(call: str) -> list[tuple[Fault, ...]]:
+    """Group what can go wrong with a call: all of a group do and tell the program the same.
+
+    They differ in the words for people alone, so that to strike with one of them strikes with all.
+    """
+    groups: dict[object, list[Fault]] = {}
+    for fault in POSSIBLE[call]:
+        told = error(call, fault)
+        alike = (fault.commits, type(told), getattr(told, "reason", None))
+        groups.setdefault(fault if fault.kills or fault is Fault.SLOW else alike, []).append(fault)
+    return [tuple(group) for group in groups.values()]
 
 
-def no_faults(_number: int, _call: str) -> Fault:
-    return Fault.NONE
+FaultPlan = Callable[[int, str], Fault | None]
+"""Names the fault of a call, if any, from its number since the start and its name."""
+
+
+def no_faults(_number: int, _call: str) -> None:
+    pass
 
 
 class Chooser:

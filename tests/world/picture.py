@@ -22,7 +22,7 @@ def picture() -> str:
         if call == "iam.create_key" and not struck:
             struck.append(world.truth.now - begin)
             return Fault.CRASH_COMMITTED
-        return Fault.NONE
+        return None
 
     world.faults = fault
     moments: list[Truth] = []

@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -78,7 +77,7 @@ class WorldIam:
         use = options[0] if len(options) == 1 else world.choose(options)
         known = truth.seen_used.get(key_id)
         if use and (known is None or use > known):
-            world.truth = replace(truth, seen_used={**truth.seen_used, key_id: use})
+            world.truth = truth._replace(seen_used={**truth.seen_used, key_id: use})
         return use
 
     def _create(self) -> NewKey:
@@ -89,7 +88,7 @@ class WorldIam:
         if len(world.truth.living) >= world.key_limit:
             raise Refused("LimitExceeded: two keys per user", reason="limit")
         key = world.make_key(US)
-        world.truth = replace(world.truth, minted=key.id)
+        world.truth = world.truth._replace(minted=key.id)
         return NewKey(AccessPair(key.id, Secret(key.secret)), key.created)
 
     def _set(self, key_id: str, active: bool) -> datetime:
@@ -232,7 +231,7 @@ class WorldStore:
     def _save(self, custody: Custody) -> None:
         world = self._world
         world.checker.saving(custody)
-        world.truth = replace(world.truth, custody=custody)
+        world.truth = world.truth._replace(custody=custody)
 
     def _settle(self, number: int, custody: Custody | None) -> None:
         world = self._world
@@ -240,8 +239,8 @@ class WorldStore:
         settled = next(request for n, request in world.truth.requests if n == number)
         if settled.kind == "revoke":
             leaked = {key.id for key in world.truth.living} | world.truth.revoked
-            world.truth = replace(world.truth, revoked=frozenset(leaked))
-        world.truth = replace(world.truth, requests=left)
+            world.truth = world.truth._replace(revoked=frozenset(leaked))
+        world.truth = world.truth._replace(requests=left)
         if custody is not None:
             self._save(custody)
 

@@ -6,7 +6,7 @@ renewed, then it is sent, and a signature that is older than `SIGNED` is refused
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -60,19 +60,19 @@ class SharedStore(WorldStore):
         if lease.held and world.truth.now < lease.renewed + LEASE:
             raise Elsewhere("another replica is at work")
         self._fence = lease.fence + 1
-        world.truth = replace(world.truth, lease=Lease(True, self._fence, world.truth.now))
+        world.truth = world.truth._replace(lease=Lease(True, self._fence, world.truth.now))
 
     def _renewed(self) -> None:
         world, lease = self._world, self._world.truth.lease
         if not lease.held or lease.fence != self._fence:
             self._fence = 0
             raise Elsewhere("another replica has taken over")
-        world.truth = replace(world.truth, lease=replace(lease, renewed=world.truth.now))
+        world.truth = world.truth._replace(lease=lease._replace(renewed=world.truth.now))
 
     def _released(self) -> None:
         lease = self._world.truth.lease
         if lease.fence == self._fence:
-            self._world.truth = replace(self._world.truth, lease=replace(lease, held=False))
+            self._world.truth = self._world.truth._replace(lease=lease._replace(held=False))
         self._fence = 0
 
     def _save(self, custody: Custody) -> None:

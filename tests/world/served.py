@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
@@ -79,7 +78,7 @@ class ServedWorld:
         self.user, self._store = user, store
         self._began = time.monotonic()
         self._coming: tuple[str, Fault, int] | None = None
-        self._struck = Fault.NONE
+        self._struck = None
         self.met = 0
 
     def arm(self, call: str, fault: Fault, times: int) -> None:
@@ -87,22 +86,22 @@ class ServedWorld:
         self._coming = call, fault, times
 
     def _fault(self, _number: int, name: str) -> Fault:
-        self._struck = Fault.NONE
+        self._struck = None
         if self._coming and self._coming[0] == name:
             _, self._struck, times = self._coming
             self._coming = (name, self._struck, times - 1) if times > 1 else None
             self.met += 1
-        return Fault.NONE if self._struck is Fault.SLOW else self._struck  # it hangs: see answer
+        return None if self._struck is Fault.SLOW else self._struck  # it hangs: see answer
 
     def catch_up(self) -> None:
         """Bring the World to the present: its clock, and what custody says by now."""
         world = self.world
         now = START + timedelta(seconds=int(time.monotonic() - self._began))
         custody = self._store.load(self.user)
-        world.truth = replace(world.truth, now=now)
+        world.truth = world.truth._replace(now=now)
         if custody != world.truth.custody:
             world.checker.saving(custody)
-            world.truth = replace(world.truth, custody=custody)
+            world.truth = world.truth._replace(custody=custody)
 
     @property
     def date(self) -> str:
@@ -116,7 +115,7 @@ class ServedWorld:
 
     def answer(self, service: str, act: Callable[[], str]) -> Reply:
         """Do what a call asks for, and say how it went, as the fault that struck it says."""
-        self._struck = Fault.NONE
+        self._struck = None
         try:
             content = act()
         except Crash:
@@ -136,7 +135,7 @@ class ServedWorld:
                 raise Break(half_of="<CreateAccessKeyResponse><CreateAccessKeyResult>")
             case Fault.UNKNOWN_KEY:
                 return 403, UNKNOWN[service]
-            case Fault.NONE:
+            case None:
                 return _truly(service, error)
             case Fault.CRASH_COMMITTED:
                 raise Crash  # the call was refused, and its caller is killed all the same

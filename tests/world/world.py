@@ -8,7 +8,7 @@ of a use late. Time is virtual. The program meets it through rekeyd.ports only.
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from unittest import mock
@@ -197,11 +197,24 @@ class World:
             raise Crash
         fault = self.faults(len(self.calls), name)
         self.calls.append(name)
-        if fault is not Fault.NONE:
-            assert fault in POSSIBLE[name], f"{fault} cannot happen to {name}"
-            self.tell(f"  {name} {detail}: {fault.value}")
         if self.latency:
             self.truth = self.truth.after(self.latency)
+        if fault:
+            self._strike(name, fault, detail)
+        answer = act()
+        if self.recording and name in TOLD:
+            self.tell(f"  {name} {detail}")
+        if self.checker.found:
+            self._dead = True
+            raise Crash
+        if fault:
+            self._strike_after(name, fault)
+        return answer
+
+    def _strike(self, name: str, fault: Fault, detail: str) -> None:
+        """Let a call that has begun go wrong, unless it takes effect first."""
+        assert fault in POSSIBLE[name], f"{fault} cannot happen to {name}"
+        self.tell(f"  {name} {detail}: {fault.value}")
         if fault is Fault.SLOW:
             self.truth = self.truth.after(HOUR)
         if fault is Fault.CRASH_BEFORE:
@@ -209,15 +222,14 @@ class World:
             raise Crash
         if not fault.commits:
             raise error(name, fault)
-        answer = act()
-        if self.recording and name in TOLD:
-            self.tell(f"  {name} {detail}")
-        if self.checker.found or fault is Fault.CRASH_COMMITTED:
+
+    def _strike_after(self, name: str, fault: Fault) -> None:
+        """Let a call that has taken effect go wrong."""
+        if fault is Fault.CRASH_COMMITTED:
             self._dead = True
             raise Crash
-        if fault is not Fault.NONE and fault is not Fault.SLOW:
+        if fault is not Fault.SLOW:
             raise error(name, fault)
-        return answer
 
     def choose(self, options: Sequence[T]) -> T:
         """Pick what a front shows, from the truth (first) to the oldest (last)."""
@@ -370,7 +382,7 @@ class World:
         """Leave a request where the program finds it; return its number."""
         number = self.truth.asked + 1
         requests = (*self.truth.requests, (number, request))
-        self.truth = replace(self.truth, asked=number, requests=requests)
+        self.truth = self.truth._replace(asked=number, requests=requests)
         return number
 
     def person_creates(self) -> TrueKey:
@@ -404,7 +416,7 @@ class World:
         self._users(None)
 
     def _users(self, user_id: str | None) -> None:
-        self.truth = replace(self.truth, users=(*self.truth.users, (self.truth.now, user_id)))
+        self.truth = self.truth._replace(users=(*self.truth.users, (self.truth.now, user_id)))
 
     def person_writes(self, sink: str, key_id: str | None, *, secret: str | None = None) -> None:
         """A person overwrites a sink: with a key's pair, with a wrong secret, or with nothing."""
@@ -422,7 +434,7 @@ class World:
         self.forgotten = True
         self.tell("a person puts an old state back")
         revoked = frozenset(pair.key_id for pair in custody.pairs if pair.revoked)
-        self.truth = replace(self.truth, custody=custody, requests=(), revoked=revoked)
+        self.truth = self.truth._replace(custody=custody, requests=(), revoked=revoked)
 
     def trouble(self, sink: str, kind: str | None) -> None:
         """Break a sink, or mend it with None."""
@@ -440,12 +452,12 @@ class World:
         gone = {n: s for n, s in truth.sinks.items() if n not in kept}
         known = {**truth.unnamed, **gone}
         new = {
-            name: replace(known.get(name, TrueSink(bool(readable))), by=PERSON, noticed=False)
+            name: known.get(name, TrueSink(bool(readable)))._replace(by=PERSON, noticed=False)
             for name, readable in sinks.items()
             if readable is not None and name not in kept
         }
         unnamed = {n: s for n, s in known.items() if n not in new}
-        self.truth = replace(truth, sinks={**kept, **new}, unnamed=unnamed)
+        self.truth = truth._replace(sinks={**kept, **new}, unnamed=unnamed)
         self.tell(f"a person edits the configuration: sinks {', '.join(self.truth.sinks)}")
         self._identity = None
         self.restart()
@@ -474,20 +486,20 @@ class World:
             user_id=self.truth.user_id or "",
             changes=(Change(self.truth.now, ACTIVE, by),),
         )
-        self.truth = replace(self.truth, keys={**self.truth.keys, key.id: key})
+        self.truth = self.truth._replace(keys={**self.truth.keys, key.id: key})
         return key
 
     def change_key(self, key_id: str, status: str, by: str) -> None:
         key = self.truth.keys[key_id].became(self.truth.now, status, by)
-        self.truth = replace(self.truth, keys={**self.truth.keys, key_id: key})
+        self.truth = self.truth._replace(keys={**self.truth.keys, key_id: key})
 
     def use_key(self, key_id: str) -> None:
         key = self.truth.keys[key_id].used(self.truth.now, self.lag)
-        self.truth = replace(self.truth, keys={**self.truth.keys, key_id: key})
+        self.truth = self.truth._replace(keys={**self.truth.keys, key_id: key})
 
     def change_sink(self, name: str, **changes: Any) -> None:
-        sink = replace(self.truth.sinks[name], **changes)
-        self.truth = replace(self.truth, sinks={**self.truth.sinks, name: sink})
+        sink = self.truth.sinks[name]._replace(**changes)
+        self.truth = self.truth._replace(sinks={**self.truth.sinks, name: sink})
 
     def tell(self, line: str) -> None:
         if self.recording and not (self.story and self.story[-1].endswith(f" {line}")):
