@@ -421,10 +421,16 @@ def test_provision_takes_nothing_over_unasked(rekeyd, config):
     assert rekeyd("provision", "--take-over").code == 0
 
 
-def test_what_is_provisioned_elsewhere_is_left_out(rekeyd):
+@pytest.mark.parametrize(
+    ("named", "missing"),
+    [({}, "no `group` and no `policy`"), ({"group": "backup_group"}, "no `policy`")],
+)
+def test_what_is_provisioned_elsewhere_is_left_out(rekeyd, config, named, missing):
+    config(**named)
+
     done = rekeyd("provision")
 
-    assert (done.code, done.out) == (0, "backup_user: no group and policy: provisioned elsewhere\n")
+    assert (done.code, done.out) == (0, f"backup_user: has {missing}: provisioned elsewhere\n")
 
 
 @pytest.mark.parametrize("party", ["rotator", "provisioner", "backup"])

@@ -76,7 +76,10 @@ def read_key(path: Path, *, private: bool = True) -> bytes:
     for key in (raw, _from_base64(raw)):
         if len(key) == KEY_BYTES:
             return key
-    raise Misconfigured(f"the seal key {path} is not 32 bytes, raw or in base64", make)
+    raise Misconfigured(
+        f"the seal key {path} is not 32 bytes, raw or in base64",
+        f"name the file that holds it; where there is none yet, {make}",
+    )
 
 
 def make_key(path: Path) -> bytes:

@@ -42,6 +42,10 @@ DELAY = 1.5
 """Seconds until the fronts know a new key, at most; half of it more until they know it for good."""
 
 OVERLAP = timedelta(hours=1)
+
+PAUSE = 2.0
+"""Seconds between two runs of a tool: the slowest, which all wait for, needs the processor."""
+
 TIMES = {"every": "30d", "overlap": "1h", "grace": "1s", "settle": "3s"}
 RECIPES = Path(__file__).parents[2] / "deploy/tools.md"
 
@@ -235,7 +239,7 @@ class Backups(threading.Thread):
         self._try(self.tool.expire())
 
     def run(self):
-        while not self._over.is_set():
+        while not self._over.wait(PAUSE):
             self._change()
             self._try(self.tool.backup(self._source))
             if self.runs % 3 == 0:

@@ -130,7 +130,7 @@ class House:
 
     def _use(self):
         """Read each sink and sign with its pair, again and again."""
-        while not self._over.wait(0.1):
+        while not self._over.wait(0.3):
             with self.served.still() as worlds:
                 for user, served in worlds.items():
                     if served.world.truth.sinks[user].pair:

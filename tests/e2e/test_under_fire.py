@@ -1,6 +1,6 @@
 """The real process under fire: killed, stopped, cut off, without a disk, with clocks that jump.
 
-Backups use every sink without pause meanwhile. Whatever happens, none of their calls is refused,
+Backups use every sink all the time. Whatever happens, none of their calls is refused,
 and all comes to rest by itself when the fire ends: one key a user, Active, held by its sink.
 """
 
@@ -82,7 +82,7 @@ def test_kills_at_random_instants(houses):
     with proof.counting("fire", "kills at random instants") as counted:
         with ThreadPoolExecutor() as pool:
             killed = sum(pool.map(kill, houses, count(seeded())))
-        counted.update(judge(houses, f"{killed} kills", least=killed // 100))
+        counted.update(judge(houses, f"{killed} kills", least=killed // 20))
 
 
 @pytest.fixture

@@ -24,7 +24,10 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
     accounts: dict[str, Any] = {}
     for identity in settings.identities:
         if not (identity.group and identity.policy):
-            _say(as_json, f"{identity.name}: no group and policy: provisioned elsewhere")
+            missing = [
+                f"no `{name}`" for name in ("group", "policy") if not getattr(identity, name)
+            ]
+            _say(as_json, f"{identity.name}: has {' and '.join(missing)}: provisioned elsewhere")
             continue
         account = shared_account(accounts, identity.aws, lambda *_: None)
         with closing(account.client("iam")) as iam:
