@@ -40,7 +40,7 @@ def test_a_look_that_is_old_justifies_no_step(world: World) -> None:
     world.pass_time(25 * HOUR)
     asleep = iter([HOUR])
 
-    def sleep(number: int, call: str) -> Fault:
+    def sleep(number: int, call: str) -> Fault | None:
         if call == "sink.read":
             world.pass_time(next(asleep, timedelta()))
         return None

@@ -49,7 +49,7 @@ class Outage:
         self._numbers = count()
         self.until = None
 
-    def __call__(self, _number: int, call: str) -> Fault:
+    def __call__(self, _number: int, call: str) -> Fault | None:
         now = self._world.truth.now
         if next(self._numbers) == self._begins:
             self.until = now + HOUR

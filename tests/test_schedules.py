@@ -85,7 +85,7 @@ class Schedule(RuleBasedStateMachine):
     def time_passes_with_faults(self, duration: timedelta, seed: int, often: int) -> None:
         dice = random.Random(seed)
 
-        def fault(_number: int, call: str) -> Fault:
+        def fault(_number: int, call: str) -> Fault | None:
             return None if dice.randrange(often) else dice.choice(POSSIBLE[call])
 
         self.world.faults = fault

@@ -136,7 +136,7 @@ class Explorer:
         strikes = dict(move.strikes)
         struck: list[Point] = []
 
-        def fault(number: int, call: str) -> Fault:
+        def fault(number: int, call: str) -> Fault | None:
             if number not in strikes:
                 return None
             struck.append((*_caller(), call, strikes[number]))

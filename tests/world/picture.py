@@ -18,7 +18,7 @@ def picture() -> str:
     begin = world.truth.now
     struck: list[timedelta] = []
 
-    def fault(_number: int, call: str) -> Fault:
+    def fault(_number: int, call: str) -> Fault | None:
         if call == "iam.create_key" and not struck:
             struck.append(world.truth.now - begin)
             return Fault.CRASH_COMMITTED

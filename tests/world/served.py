@@ -78,14 +78,14 @@ class ServedWorld:
         self.user, self._store = user, store
         self._began = time.monotonic()
         self._coming: tuple[str, Fault, int] | None = None
-        self._struck = None
+        self._struck: Fault | None = None
         self.met = 0
 
     def arm(self, call: str, fault: Fault, times: int) -> None:
         """Have the next calls of a kind go wrong."""
         self._coming = call, fault, times
 
-    def _fault(self, _number: int, name: str) -> Fault:
+    def _fault(self, _number: int, name: str) -> Fault | None:
         self._struck = None
         if self._coming and self._coming[0] == name:
             _, self._struck, times = self._coming
