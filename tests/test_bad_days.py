@@ -16,6 +16,7 @@ from processes import OPERATOR_ACTIONS, Daemon, running
 from rekeyd.assemble import Workshop, fit_sealer, open_store
 from rekeyd.config import load
 from rekeyd.metrics import Metrics
+from rekeyd.ports import Request
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
 
@@ -415,6 +416,23 @@ def test_iam_that_fails_freezes_everything_until_it_is_back(rekeyd, aws, config,
         assert daemon.stop() == 0
     assert aws.keys() == {config.held(): "Active"}
     assert config.held() != first
+
+
+def test_who_asks_again_during_an_outage_gets_one_new_pair(rekeyd, config, proxy):
+    rekeyd("rotate")
+    first = config.held()
+    config.through(proxy)
+    store = open_store(load(config.path))
+    for _ in range(9):
+        store.ask("backup_user", Request("revoke"))
+    store.close()
+
+    done = rekeyd("rotate", "--revoke-now")
+
+    assert done.code == 0
+    assert proxy.calls.count("CreateAccessKey") == 1
+    assert config.held() != first
+    assert json.loads(rekeyd("status", "--json").out)["identities"][0]["asked"] is False
 
 
 def test_a_lost_answer_leaves_no_key_behind(rekeyd, aws, config, proxy):

@@ -154,11 +154,11 @@ def test_a_request_is_granted_before_anything_is_planned(loop, monkeypatch):
     left = [(1, Request("rotate"))]
     one.who.store = Alone(
         requests=lambda _: left[:],
-        settle=lambda _, number, custody: granted.append((number, custody, left.pop())),
+        settle=lambda _, numbers, custody: granted.append((numbers, custody, left.pop())),
     )
 
     assert one.advance() == 7.0
-    assert granted == [(1, LOOK.custody, (1, Request("rotate")))]
+    assert granted == [([1], LOOK.custody, (1, Request("rotate")))]
 
 
 def test_coming_to_rest_makes_the_next_wait_short_again(loop):

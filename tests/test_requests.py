@@ -8,7 +8,7 @@ import pytest
 from rekeyd.errors import Permanent
 from rekeyd.model import Custody, Intent, Key, Pair, SinkView, Snapshot
 from rekeyd.ports import Request
-from rekeyd.requests import grant
+from rekeyd.requests import alike, grant
 from world import HOUR, START
 
 USER = "AIDABACKUP"
@@ -32,6 +32,13 @@ SEEN = Snapshot(
 
 def asked(kind: str, argument: str = "", seen: Snapshot = SEEN) -> Custody:
     return grant(seen, Request(kind, argument))
+
+
+def test_what_is_asked_for_several_times_in_a_row_is_one_request() -> None:
+    rotate, one, other = Request("rotate"), Request("adopt", "AKIA1"), Request("adopt", "AKIA2")
+    requests = enumerate([rotate, rotate, one, other, rotate], 3)
+
+    assert list(alike(requests)) == [(rotate, [3, 4]), (one, [5]), (other, [6]), (rotate, [7])]
 
 
 def test_rotate_is_remembered_until_it_is_done() -> None:

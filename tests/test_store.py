@@ -90,7 +90,7 @@ def test_whoever_has_lost_the_right_to_act_changes_nothing(folder):
         with pytest.raises(Elsewhere):
             store.save("backup_user", FULL)
         with pytest.raises(Elsewhere):
-            store.settle("backup_user", number, FULL)
+            store.settle("backup_user", [number], FULL)
 
         assert store.load("backup_user") == Custody()
         assert store.requests("backup_user") == [(number, Request("rotate"))]
@@ -146,9 +146,9 @@ def test_requests_are_kept_until_they_are_settled(store):
     second = store.ask("backup_user", Request("adopt", "AKIA9"))
 
     assert store.waiting() == {"backup_user": second}
-    store.settle("backup_user", first, Custody(user_id="AIDA1"))
+    store.settle("backup_user", [first], Custody(user_id="AIDA1"))
     assert store.requests("backup_user") == [(second, Request("adopt", "AKIA9"))]
-    store.settle("backup_user", second, None)
+    store.settle("backup_user", [second], None)
     assert store.waiting() == {}
     assert store.load("backup_user") == Custody(user_id="AIDA1")
 

@@ -156,6 +156,7 @@ def rotate(
     """Make a new pair now and follow it to every sink.
 
     The running daemon does it when there is one on this state, else this command does.
+    What cannot be done now stays asked for, and is done once when it can be.
 
     \b
       rekeyd rotate                      every identity

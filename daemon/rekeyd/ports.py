@@ -159,8 +159,8 @@ class CustodyStore(Protocol):
     def requests(self, identity: str) -> Sequence[tuple[int, Request]]:
         """Return what people asked for and was not settled yet, oldest first, with its number."""
 
-    def settle(self, identity: str, number: int, custody: Custody | None) -> None:
-        """Take a request off the list, with the custody that it led to, in one transaction."""
+    def settle(self, identity: str, numbers: Sequence[int], custody: Custody | None) -> None:
+        """Take requests off the list, with the custody that they led to, in one transaction."""
 
 
 T = TypeVar("T")

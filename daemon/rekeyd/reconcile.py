@@ -11,7 +11,7 @@ from rekeyd.model import Snapshot
 from rekeyd.observe import look
 from rekeyd.perform import perform
 from rekeyd.ports import Identity, Witness
-from rekeyd.requests import grant
+from rekeyd.requests import alike, grant
 from rekeyd.rules import plan
 from rekeyd.steps import Decision, Hold, Record, Rest
 from rekeyd.view import sentence
@@ -84,13 +84,13 @@ class Reconciler:
 
     def _grant(self, snapshot: Snapshot) -> bool:
         """Take the oldest request of a person into custody; tell whether there was one."""
-        for number, request in self.who.store.requests(self.who.name):
+        for request, numbers in alike(self.who.store.requests(self.who.name)):
             custody, refusal = None, None
             try:
                 custody = grant(snapshot, request)
             except Permanent as error:
                 refusal = error
-            self.who.store.settle(self.who.name, number, custody)
+            self.who.store.settle(self.who.name, numbers, custody)
             self._witness.granted(self.who.name, request.kind, refusal)
             return True
         return False

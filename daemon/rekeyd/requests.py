@@ -1,11 +1,22 @@
 """What people ask for, taken into custody where the rules find it."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import groupby
 
 from rekeyd.errors import Permanent
 from rekeyd.model import Custody, Pair, Snapshot
 from rekeyd.ports import Request
 from rekeyd.secret import short
+
+
+def alike(asked: Iterable[tuple[int, Request]]) -> Iterator[tuple[Request, list[int]]]:
+    """Yield each request with the numbers under which it was asked for, several times in a row.
+
+    Who asks again during an outage wants no second pair.
+    """
+    for request, run in groupby(asked, lambda entry: entry[1]):
+        yield request, [number for number, _ in run]
 
 
 def grant(s: Snapshot, request: Request) -> Custody:

@@ -126,10 +126,11 @@ class State(ABC):
             self._guard(transaction, identity)
             self._write(transaction, identity, custody)
 
-    def settle(self, identity: str, number: int, custody: Custody | None) -> None:
+    def settle(self, identity: str, numbers: Sequence[int], custody: Custody | None) -> None:
         with self._transaction() as transaction:
             self._guard(transaction, identity)
-            transaction.execute("delete from request where number = ?", (number,))
+            for number in numbers:
+                transaction.execute("delete from request where number = ?", (number,))
             if custody is not None:
                 self._write(transaction, identity, custody)
 

@@ -91,7 +91,7 @@ def test_custody_requests_history_status_and_notes_are_kept(store, url, monkeypa
     store.save("backup_user", FULL)
     first = store.ask("backup_user", Request("rotate"))
     second = store.ask("backup_user", Request("adopt", "AKIA9"))
-    store.settle("backup_user", first, FULL)
+    store.settle("backup_user", [first], FULL)
     for number in range(8):
         store.log(Event(NOW, "one" if number % 2 else "two", "mint", "mint", "done", str(number)))
     store.publish(status)
@@ -225,7 +225,7 @@ def test_custody_takes_nothing_from_whoever_slept_through_its_lease(store, other
 
     for late in (
         lambda: store.save("backup_user", Custody()),
-        lambda: store.settle("backup_user", number, None),
+        lambda: store.settle("backup_user", [number], None),
         lambda: store.renew("backup_user"),
         lambda: store.claim("backup_user"),
     ):

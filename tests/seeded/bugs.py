@@ -424,8 +424,8 @@ BUGS = (
         "a request is crossed off without being granted",
         "crash: adopt",
         "reconcile",
-        "self.who.store.settle(self.who.name, number, custody)",
-        "self.who.store.settle(self.who.name, number, None)",
+        "self.who.store.settle(self.who.name, numbers, custody)",
+        "self.who.store.settle(self.who.name, numbers, None)",
     ),
     bug(
         "revoke-now is an ordinary rotation",

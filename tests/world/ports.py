@@ -225,18 +225,18 @@ class WorldStore:
     def requests(self, identity: str) -> Sequence[tuple[int, Request]]:
         return self._world.call("store.requests", lambda: self._world.truth.requests)
 
-    def settle(self, identity: str, number: int, custody: Custody | None) -> None:
-        self._world.call("store.settle", lambda: self._settle(number, custody))
+    def settle(self, identity: str, numbers: Sequence[int], custody: Custody | None) -> None:
+        self._world.call("store.settle", lambda: self._settle(numbers, custody))
 
     def _save(self, custody: Custody) -> None:
         world = self._world
         world.checker.saving(custody)
         world.truth = world.truth._replace(custody=custody)
 
-    def _settle(self, number: int, custody: Custody | None) -> None:
+    def _settle(self, numbers: Sequence[int], custody: Custody | None) -> None:
         world = self._world
-        left = tuple(entry for entry in world.truth.requests if entry[0] != number)
-        settled = next(request for n, request in world.truth.requests if n == number)
+        left = tuple(entry for entry in world.truth.requests if entry[0] not in numbers)
+        settled = next(request for n, request in world.truth.requests if n in numbers)
         if settled.kind == "revoke":
             leaked = {key.id for key in world.truth.living} | world.truth.revoked
             world.truth = world.truth._replace(revoked=frozenset(leaked))
