@@ -164,6 +164,18 @@ def test_what_a_store_lacks_is_said_and_done_without(proxy, iam):
     assert new.pair.secret.reveal() == "s"
 
 
+def test_the_rights_to_retire_are_tried_on_no_key(aws, proxy, iam):
+    made = iam.create_key().pair.key_id
+
+    iam.try_retiring()
+    assert aws.keys() == {made: "Active"}
+    for action, call in (("deactivate", "UpdateAccessKey"), ("delete", "DeleteAccessKey")):
+        proxy.fail(call, "AccessDenied", 403)
+        with pytest.raises(Refused, match=f"{action} key .* lack iam:{call}"):
+            iam.try_retiring()
+        proxy.mend()
+
+
 def test_a_third_key_shows_that_a_store_knows_no_limit(proxy, iam):
     iam.create_key()
     iam.create_key()

@@ -315,9 +315,12 @@ def test_each_permission_that_is_missing_is_named(rekeyd, aws, config, monkeypat
         monkeypatch.setenv(name, value)
     aws.enforce()
 
+    checked = rekeyd("check")
     done = rekeyd("rotate", "--revoke-now")
 
     aws.trust()
+    only_by_doing = action == "iam:CreateAccessKey"
+    assert (checked.code, f"lack {action}" in checked.out) == (1 - only_by_doing, not only_by_doing)
     assert done.code == 3
     assert f"rekeyd's credentials lack {action}" in done.err
     assert "`rekeyd policy rotator` prints the least policy" in done.err

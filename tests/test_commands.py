@@ -279,7 +279,7 @@ def test_check_tries_everything_and_makes_nothing(rekeyd, aws, config):
     done = rekeyd("check")
 
     assert done.code == 0
-    assert done.out.count("✓") == 8
+    assert done.out.count("✓") == 9
     assert "✗" not in done.out
     assert aws.keys() == {}
     assert not config.sink.exists()

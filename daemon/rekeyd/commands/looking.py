@@ -188,8 +188,10 @@ def _try_identity(
     if works("credentials", account.caller):
         works("not root's credentials", lambda: _not_root(who))
         if works(f"user {identity.user}", lambda: _user_exists(who)):
-            works("list its keys", lambda: _room(who))
-            works("what IAM can tell", AwsIam(account, identity.user).gaps)
+            iam = AwsIam(account, identity.user)
+            if works("list its keys", lambda: _room(who)):
+                works("what IAM can tell", iam.gaps)
+            works("deactivate and delete a key (not tried: to make one)", iam.try_retiring)
     results += who.each(partial(_tried_sink, who.name), who.sinks)
 
 
