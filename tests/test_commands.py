@@ -4,13 +4,17 @@ import json
 import signal
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import click
 import pytest
 
 from processes import running
+from rekeyd.assemble import open_store
 from rekeyd.commands import ago, event_line, say, table
+from rekeyd.config import load
 from rekeyd.ports import Event
 
 PROVISIONED = {
@@ -249,6 +253,17 @@ def test_status_tells_of_an_identity_that_nobody_looked_at(rekeyd):
     assert "never looked at" in rekeyd("status").out
     assert rekeyd("status", "--json").json["identities"] == []
     assert "nothing was done yet" in rekeyd("history").out
+
+
+@pytest.mark.parametrize(("seconds", "again"), [(-9, "now"), (9.5, "in 9 s")])
+def test_status_tells_when_a_failed_step_is_tried_again(rekeyd, config, seconds, again):
+    rekeyd("rotate")
+    with closing(open_store(load(config.path))) as store:
+        retry = datetime.now(UTC) + timedelta(seconds=seconds)
+        known = store.published()["backup_user"]
+        store.publish(replace(known, failing="IAM is away", retry_at=retry))
+
+    assert f"backup_user: IAM is away (tried again {again})" in rekeyd("status").out
 
 
 def test_status_and_history_tell_of_a_rotation(rekeyd, config):

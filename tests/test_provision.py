@@ -378,7 +378,7 @@ def test_other_members_and_other_uses_of_the_policy_are_reported_and_left(cloud)
     plan = cloud.plan()
     assert plan.changes == ()
     assert "more members, who may use the bucket too: alice" in plan.notices[0]
-    assert "attached in 1 other places" in plan.notices[1]
+    assert "attached in 1 other place, which gets its rights" in plan.notices[1]
 
 
 def test_two_users_of_the_configuration_may_share_a_group(cloud):

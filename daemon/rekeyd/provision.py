@@ -264,7 +264,8 @@ class Provisioner:
             self._policy.arn in attached for attached in places
         )
         if elsewhere > 0:
-            yield f"{self._policy} is attached in {elsewhere} other places, which get its rights"
+            where = "place, which gets" if elsewhere == 1 else "places, which get"
+            yield f"{self._policy} is attached in {elsewhere} other {where} its rights"
 
     # Whose it is
 

@@ -95,7 +95,7 @@ def _show_statuses(statuses: list[Status], unknown: list[str]) -> None:
             click.style(one.stage, fg="red" if one.hold else "yellow" if one.failing else "green"),
             one.current.key if one.current else "-",
             ago(one.current.created) if one.current else "-",
-            _due(one),
+            _until(one.next_rotation, "due"),
             f"{sum(s.current for s in one.sinks)} of {len(one.sinks)}" if one.sinks else "-",
             ago(one.at),
         )
@@ -110,9 +110,8 @@ def _show_statuses(statuses: list[Status], unknown: list[str]) -> None:
             say(what, do, lead=f"{one.identity}: ")
 
 
-def _due(one: Status) -> str:
-    overdue = one.next_rotation and one.next_rotation <= datetime.now(UTC)
-    return "due" if overdue else ago(one.next_rotation)
+def _until(instant: datetime | None, past: str) -> str:
+    return past if instant and instant <= datetime.now(UTC) else ago(instant)
 
 
 def _remarks(one: Status) -> Iterator[tuple[str, str]]:
@@ -120,7 +119,7 @@ def _remarks(one: Status) -> Iterator[tuple[str, str]]:
     if one.hold:
         yield one.hold.what, one.hold.do
     elif one.failing:
-        yield f"{one.failing} (again {ago(one.retry_at)})", ""
+        yield f"{one.failing} (tried again {_until(one.retry_at, 'now')})", ""
     elif one.asked:
         yield "a rotation was asked for, and begins when IAM has room for another key", ""
     for sink in one.sinks:
