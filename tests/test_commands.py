@@ -1,6 +1,7 @@
 """What the commands do to IAM, the sinks and the state, by themselves and through a daemon."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -247,6 +248,25 @@ def test_plan_of_a_hold_says_what_to_do(rekeyd, aws):
 
     assert done.code == 3
     assert "create it with `rekeyd provision`" in done.out
+
+
+def test_plan_shows_the_others_when_one_account_is_out_of_reach(rekeyd, config):
+    away = config.identity | {
+        "user": "away",
+        "aws": {"region": "us-east-1", "endpoint_url": "http://127.0.0.1:9"},
+        "sinks": [{"type": "credential_process", "path": str(config.folder / "away")}],
+    }
+    config(top={"identities": [away, config.identity]})
+
+    done = rekeyd("plan")
+
+    assert done.code == 75
+    assert re.search("^away +look +could not ask who it signs as", done.out, re.MULTILINE)
+    assert re.search("^backup_user +mint +make a new pair", done.out, re.MULTILINE)
+    assert "away: check the network" in done.out
+    assert [one["step"] for one in rekeyd("plan", "--json").json["plan"]] == [
+        *("retry", "record", "mint")
+    ]
 
 
 def test_status_tells_of_an_identity_that_nobody_looked_at(rekeyd):

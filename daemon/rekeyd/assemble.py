@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 SEALED_CHECK = "seal check"
 
+AT_ONCE = 32
+"""Most sinks, or identities, that one process turns to at once."""
+
 
 def side_by_side(function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
-    """Run for every item at once, so that one slow sink does not delay the others."""
+    """Run for every item at once, so that one slow sink or account does not delay the others."""
     todo = list(items)
     if len(todo) < 2:
         return [function(item) for item in todo]
-    with ThreadPoolExecutor(len(todo), thread_name_prefix="sink") as pool:
+    with ThreadPoolExecutor(min(len(todo), AT_ONCE)) as pool:
         return list(pool.map(function, todo))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from rekeyd.assemble import Workshop, fit_sealer, state_to_look_at
+from rekeyd.assemble import Workshop, fit_sealer, side_by_side, state_to_look_at
 from rekeyd.commands import ago, event_line, print_json, say, table
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import document
 from rekeyd.errors import Refused, RekeydError
-from rekeyd.exits import DONE, FAILED, HELD, exit_code
+from rekeyd.exits import DONE, FAILED, HELD, exit_code, worst
 from rekeyd.model import Custody, Snapshot, Timing
 from rekeyd.observe import look
 from rekeyd.ports import Identity, Sink
@@ -36,13 +36,11 @@ def _kms(settings: Settings) -> Any:
 
 
 def plan(settings: Settings, as_json: bool) -> int:
-    """Look at each identity and print its next step. Returns 3 when one is on hold."""
-    told: list[dict[str, Any]] = []
+    """Look at each identity and print its next step. Returns the worst of their exit codes."""
     with state_to_look_at(settings) as store:
         shop = workshop(settings, store)
-        for identity in settings.identities:
-            who = shop.build(identity)
-            told += (_foreseen(who, *pair) for pair in _steps(look(who), who.timing))
+        looks = list(side_by_side(partial(_looked, shop), settings.identities))
+    told = [one for steps, _ in looks for one in steps]
     if as_json:
         print_json({"plan": told})
     else:
@@ -52,7 +50,18 @@ def plan(settings: Settings, as_json: bool) -> int:
             if one["do"]:
                 click.echo()
                 say(one["do"], lead=f"{one['identity']}: ")
-    return HELD if any(one["step"] == "hold" for one in told) else DONE
+    return worst(code for _, code in looks)
+
+
+def _looked(shop: Workshop, identity: IdentitySettings) -> tuple[list[dict[str, Any]], int]:
+    """Return the next steps of an identity, or why it cannot be looked at, and the exit code."""
+    try:
+        who = shop.build(identity)
+        steps = [_foreseen(who, *pair) for pair in _steps(look(who), who.timing)]
+    except RekeydError as error:
+        no_look = {"identity": identity.name, "rule": "look", "step": "retry", "what": str(error)}
+        return [no_look | {"do": error.do, "next_rotation": None}], exit_code(error)
+    return steps, HELD if steps[-1]["step"] == "hold" else DONE
 
 
 def _steps(snapshot: Snapshot, timing: Timing) -> Iterator[tuple[Snapshot, Decision]]:
@@ -163,22 +172,22 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
 
         _try(results, "", "state and seal key", state)
         if shop and not offline:
-            for identity in settings.identities:
-                _try_identity(results, shop, identity)
+            for tried in side_by_side(partial(_try_identity, shop), settings.identities):
+                results += tried
             for channel in (one.open() for one in settings.notify):
                 _try(results, "", f"notify {channel.name}", channel.check)
     if as_json:
         print_json({"ok": all(r["ok"] for r in results), "checks": results})
     else:
         _show_checks(settings, results)
-    return max((r["exit"] for r in results), default=DONE)
+    return worst(r["exit"] for r in results)
 
 
-def _try_identity(
-    results: list[dict[str, Any]], shop: Workshop, identity: IdentitySettings
-) -> None:
+def _try_identity(shop: Workshop, identity: IdentitySettings) -> list[dict[str, Any]]:
     """Try the reading calls of IAM, as far as one does not follow from another, and each sink."""
     from rekeyd.aws import AwsIam  # noqa: PLC0415 (0.3 s, for those who use it)
+
+    results: list[dict[str, Any]] = []
 
     def works(what: str, trial: Callable[[], object]) -> bool:
         return _try(results, identity.name, what, trial)
@@ -191,7 +200,7 @@ def _try_identity(
             if works("list its keys", lambda: _room(who)):
                 works("what IAM can tell", iam.gaps)
             works("deactivate and delete a key (not tried: to make one)", iam.try_retiring)
-    results += who.each(partial(_tried_sink, who.name), who.sinks)
+    return [*results, *who.each(partial(_tried_sink, who.name), who.sinks)]
 
 
 def _tried_sink(identity: str, sink: Sink) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from rekeyd.commands import event_line, print_json, say
 from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Permanent, RekeydError
-from rekeyd.exits import DONE, FAILED, HELD, INTERRUPTED, UNREACHABLE
+from rekeyd.exits import DONE, FAILED, HELD, INTERRUPTED, UNREACHABLE, worst
 from rekeyd.ports import Event, Request
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
@@ -249,5 +249,4 @@ def _conclude(followers: list[Follower], told: list[Event], as_json: bool) -> in
             if one.note:
                 held = "on hold: " if one.code == HELD else ""
                 say(one.note, one.do, lead=f"{one.name}: {held}", err=True)
-    codes = [one.code or DONE for one in followers]
-    return next((code for code in (FAILED, HELD, UNREACHABLE) if code in codes), DONE)
+    return worst(one.code or DONE for one in followers)
