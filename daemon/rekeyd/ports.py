@@ -120,6 +120,18 @@ class Event:
     detail: str = ""
 
 
+class Channel(Protocol):
+    """One way to reach people."""
+
+    name: str
+
+    def check(self) -> None:
+        """Prove what can be proved without telling anybody. Raises `rekeyd.errors`."""
+
+    def deliver(self, event: Event) -> None:
+        """Hand one event over. Raises `Transient` when trying again may help, else `Refused`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What is asked for: `rotate`, `revoke`, `rollback`, `adopt` an id, `redeliver` to a mark."""

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -24,11 +24,9 @@ from pydantic import (
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from rekeyd.model import Timing
+from rekeyd.ports import Channel
 from rekeyd.sinks.base import SinkSettings
 from rekeyd.times import Crontab, Duration, duration_text
-
-if TYPE_CHECKING:
-    from rekeyd.notify import Channel
 
 NO_STS = "none"
 """What `endpoint_url_sts` says where there is no STS."""
@@ -469,7 +467,7 @@ class ChannelSettings(_Model):
 
     type: str
 
-    def open(self) -> "Channel":
+    def open(self) -> Channel:
         """Make the channel. Tells nobody yet."""
         raise NotImplementedError
 

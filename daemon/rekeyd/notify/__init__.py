@@ -18,12 +18,12 @@ from queue import Empty, Full, Queue
 from threading import Event as Flag
 from threading import Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
 from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
-from rekeyd.ports import Event
+from rekeyd.ports import Channel, Event
 
 if TYPE_CHECKING:
     from rekeyd.config.settings import ChannelSettings
@@ -39,18 +39,6 @@ LARGEST_BURST = 20
 
 WAITS = (5.0, 60.0)
 """Seconds before a message is tried again; after the last it is given up, and the log says so."""
-
-
-class Channel(Protocol):
-    """One way to reach people."""
-
-    name: str
-
-    def check(self) -> None:
-        """Prove what can be proved without telling anybody. Raises `rekeyd.errors`."""
-
-    def deliver(self, event: Event) -> None:
-        """Hand one event over. Raises `Transient` when trying again may help, else `Refused`."""
 
 
 KIND = "channel"

@@ -7,8 +7,7 @@ from pydantic import Field
 
 from rekeyd.config.settings import ChannelSettings
 from rekeyd.errors import Refused, RekeydError, Transient
-from rekeyd.notify import Channel
-from rekeyd.ports import Event
+from rekeyd.ports import Channel, Event
 from rekeyd.sinks._reference import Reference, dereference
 
 

@@ -8,8 +8,7 @@ from uuid import uuid4
 from pydantic import Field
 
 from rekeyd.config.settings import ChannelSettings
-from rekeyd.notify import Channel
-from rekeyd.ports import Event
+from rekeyd.ports import Channel, Event
 from rekeyd.sinks._http import Address, Call, Client
 from rekeyd.sinks._reference import Reference
 from rekeyd.sinks.webhook import shared_secret, sign
