@@ -11,7 +11,8 @@ import pytest
 
 from processes import LONG_ENOUGH, running
 from rekeyd.errors import Refused, Transient
-from rekeyd.notify import LARGEST_BURST, Notifier, settings_class
+from rekeyd.notify import settings_class
+from rekeyd.notify.notifier import LARGEST_BURST, Notifier
 from rekeyd.ports import Event
 from sinks.described import Described, Receiver, Said, route
 

@@ -20,7 +20,7 @@ from rekeyd.store import Store
 
 if TYPE_CHECKING:
     from rekeyd.aws import Account, RequestWatcher
-    from rekeyd.notify import Notifier
+    from rekeyd.notify.notifier import Notifier
     from rekeyd.postgres import PostgresStore
 
 SEALED_CHECK = "seal check"
@@ -99,7 +99,7 @@ def notifier(settings: Settings) -> "Notifier | None":
     """Make what tells people of trouble, or nothing when nobody wants to be told."""
     if not settings.notify:
         return None
-    from rekeyd.notify import Notifier  # noqa: PLC0415 (for those who want to be told)
+    from rekeyd.notify.notifier import Notifier  # noqa: PLC0415 (for those who want to be told)
 
     return Notifier([channel.open() for channel in settings.notify])
 

@@ -54,7 +54,7 @@ def test_only_the_sink_that_is_named_is_imported(tmp_path, kind):
 
     assert modules & {*MODULES.values()} == {MODULES[kind]}
     assert modules & HEAVY <= NEEDS.get(kind, set())
-    assert "rekeyd.notify" not in modules
+    assert "rekeyd.notify.notifier" not in modules
 
 
 @pytest.mark.parametrize("kind", sorted(CHANNELS))

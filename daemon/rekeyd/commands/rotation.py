@@ -27,7 +27,7 @@ from rekeyd.state import State
 from rekeyd.view import Status
 
 if TYPE_CHECKING:
-    from rekeyd.notify import Notifier
+    from rekeyd.notify.notifier import Notifier
 
 POLL = 0.2
 """Seconds between two looks at the history."""

@@ -24,8 +24,8 @@ from pydantic import (
 from pydantic_core.core_schema import CoreSchema, no_info_after_validator_function
 
 from rekeyd.model import Timing
-from rekeyd.ports import Channel
-from rekeyd.sinks.base import SinkSettings
+from rekeyd.notify.base import ChannelSettings
+from rekeyd.sinks.base import STRICT, SinkSettings
 from rekeyd.times import Crontab, Duration, duration_text
 
 NO_STS = "none"
@@ -154,9 +154,7 @@ BcryptHash = Annotated[
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, hide_input_in_errors=True, defer_build=True
-    )
+    model_config = STRICT | ConfigDict(defer_build=True)
 
 
 class LogSettings(_Model):
@@ -460,16 +458,6 @@ class IdentitySettings(_Model):
             grace=rotation.grace,
             settle=rotation.settle,
         )
-
-
-class ChannelSettings(_Model):
-    """One way to tell people of failed rotations and holds: `rekeyd.notify` has them."""
-
-    type: str
-
-    def open(self) -> Channel:
-        """Make the channel. Tells nobody yet."""
-        raise NotImplementedError
 
 
 class Settings(_Model):

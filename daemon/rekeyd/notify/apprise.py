@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from rekeyd.config.settings import ChannelSettings
 from rekeyd.errors import Refused, RekeydError, Transient
+from rekeyd.notify.base import ChannelSettings
 from rekeyd.ports import Channel, Event
 from rekeyd.sinks._reference import Reference, dereference
 

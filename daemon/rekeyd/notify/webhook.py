@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from rekeyd.config.settings import ChannelSettings
+from rekeyd.notify.base import ChannelSettings
 from rekeyd.ports import Channel, Event
 from rekeyd.sinks._http import Address, Call, Client
 from rekeyd.sinks._reference import Reference

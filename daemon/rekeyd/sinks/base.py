@@ -15,6 +15,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from rekeyd.policy import Grant
 from rekeyd.ports import Sink
 
+STRICT = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+"""How all settings are read: unknown keys are mistakes, nothing is converted or shown in errors."""
+
 
 @dataclass(frozen=True, slots=True)
 class SinkContext:
@@ -34,7 +37,7 @@ class SinkContext:
 class SinkSettings(BaseModel):
     """The settings that all sinks have. Unknown keys are mistakes; nothing is converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+    model_config = STRICT
 
     per_account: ClassVar[bool] = False
     """Whether every AWS account has places of its own, under the same names."""
