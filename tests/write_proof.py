@@ -55,17 +55,7 @@ def main() -> int:
     if subprocess.run(command, check=False, cwd=TARGET.parents[1]).returncode:
         print("a proof failed, so tests/PROOF.md stays as it was", file=sys.stderr)
         return 1
-    parts = (
-        _crash(),
-        _points(),
-        _back(),
-        _outages(),
-        _model(),
-        _replicas(),
-        _schedules(),
-        _seeded(),
-    )
-    TARGET.write_text(HEAD + "".join(parts) + _fire() + _picture())
+    TARGET.write_text(HEAD + "".join(chapter() for chapter in CHAPTERS))
     return 0
 
 
@@ -75,7 +65,8 @@ def show() -> None:
         if runs := proof.kept(part):
             print(f"  {_sum(runs, counted) if counted else len(runs):14,}  {name}")
     for run in proof.kept("fire"):
-        spared = f"{run['rotations']:5} rotations, {run['calls']:7,} calls of backups, 0 refused"
+        rotations, calls = (_cell(run.get(what)) for what in ("rotations", "calls"))
+        spared = f"{rotations:>5} rotations, {calls:>7} calls of backups, 0 refused"
         print(f"  {run['name']:28}{spared}  {run['met']}")
 
 
@@ -211,6 +202,20 @@ CreateAccessKey takes effect, and the process is killed before it reads the answ
 """
 
 
+CHAPTERS = (
+    _crash,
+    _points,
+    _back,
+    _outages,
+    _model,
+    _replicas,
+    _schedules,
+    _seeded,
+    _fire,
+    _picture,
+)
+
+
 def _total(part: str, what: str) -> int:
     return _sum(proof.kept(part), what)
 
@@ -223,12 +228,14 @@ def _table(runs: list[dict[str, Any]], **columns: str) -> str:
     lines = [
         "| | " + " | ".join(columns.values()) + " |",
         "|---" * (len(columns) + 1) + "|",
-        *("| " + " | ".join([r["name"], *(_cell(r[c]) for c in columns)]) + " |" for r in runs),
+        *("| " + " | ".join([r["name"], *(_cell(r.get(c)) for c in columns)]) + " |" for r in runs),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
