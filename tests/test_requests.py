@@ -1,7 +1,7 @@
 """What people ask for, and what custody makes of it."""
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -9,10 +9,11 @@ from rekeyd.errors import Permanent
 from rekeyd.model import Custody, Intent, Key, Pair, SinkView, Snapshot
 from rekeyd.ports import Request
 from rekeyd.requests import alike, grant
-from world import HOUR, START
+from world import HOUR, START, every
 
 USER = "AIDABACKUP"
 BORN = START - 2 * HOUR
+TIMING = every(24 * HOUR)
 
 
 def pair(key_id: str, minted: datetime = BORN, current: datetime | None = None) -> Pair:
@@ -31,7 +32,7 @@ SEEN = Snapshot(
 
 
 def asked(kind: str, argument: str = "", seen: Snapshot = SEEN) -> Custody:
-    return grant(seen, Request(kind, argument))
+    return grant(seen, Request(kind, argument), TIMING)
 
 
 def test_what_is_asked_for_several_times_in_a_row_is_one_request() -> None:
@@ -130,14 +131,20 @@ def test_a_key_that_nobody_knows_cannot_be_adopted() -> None:
     assert "rekeyd status" in refused.value.do
 
 
-def test_a_user_made_again_is_adopted_with_a_fresh_custody() -> None:
-    intent = Intent(BORN, frozenset())
-    before = Custody(user_id="AIDAOLD", pairs=(pair("AKIADEAD"), NEW), intent=intent)
+def test_of_a_user_made_again_what_may_be_his_own_is_kept() -> None:
+    young = pair("AKIAYOUNG", START - TIMING.settle + timedelta(seconds=1))
+    before = replace(
+        SEEN.custody,
+        user_id="AIDAOLD",
+        pairs=(pair("AKIADEAD", START - TIMING.settle), NEW, young),
+        intent=Intent(BORN, frozenset()),
+        ledger={"file": "AKIADEAD"},
+    )
     custody = asked("adopt", USER, replace(SEEN, custody=before))
 
-    assert (custody.user_id, custody.pairs, custody.intent) == (USER, (), None)
-    assert custody.asked == START
-    assert custody.gone == ("AKIADEAD",), "what is listed under the new user is not forgotten"
+    assert (custody.user_id, custody.asked) == (USER, START)
+    assert (custody.pairs, custody.gone) == ((NEW, young), ("AKIADEAD",))
+    assert (custody.intent, custody.ledger) == (before.intent, before.ledger)
 
 
 def test_no_more_than_sixteen_ids_are_remembered() -> None:

@@ -87,7 +87,7 @@ class Reconciler:
         for request, numbers in alike(self.who.store.requests(self.who.name)):
             custody, refusal = None, None
             try:
-                custody = grant(snapshot, request)
+                custody = grant(snapshot, request, self.who.timing)
             except Permanent as error:
                 refusal = error
             self.who.store.settle(self.who.name, numbers, custody)

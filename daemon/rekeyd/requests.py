@@ -5,7 +5,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from rekeyd.errors import Permanent
-from rekeyd.model import Custody, Pair, Snapshot
+from rekeyd.model import Custody, Pair, Snapshot, Timing
 from rekeyd.ports import Request
 from rekeyd.secret import short
 
@@ -19,7 +19,7 @@ def alike(asked: Iterable[tuple[int, Request]]) -> Iterator[tuple[Request, list[
         yield request, [number for number, _ in run]
 
 
-def grant(s: Snapshot, request: Request) -> Custody:
+def grant(s: Snapshot, request: Request, t: Timing) -> Custody:
     """Take what a person asked for into custody, where the rules find it.
 
     Raises `Permanent` when it cannot be granted; nothing has changed then.
@@ -40,7 +40,7 @@ def grant(s: Snapshot, request: Request) -> Custody:
                 )
             return s.back_to(s.fallback)
         case _:
-            return _adopt(s, request.argument)
+            return _adopt(s, request.argument, t)
 
 
 def _on_its_way(s: Snapshot) -> bool:
@@ -52,10 +52,9 @@ def _on_its_way(s: Snapshot) -> bool:
     return key is None or key.active  # a young one may not be listed yet
 
 
-def _adopt(s: Snapshot, name: str) -> Custody:
+def _adopt(s: Snapshot, name: str, t: Timing) -> Custody:
     if name == s.user_id and name != s.custody.user_id:
-        dead = tuple(pair.key_id for pair in s.custody.pairs if pair.key_id not in s.listed)
-        return Custody(user_id=s.user_id, asked=s.now, gone=(*s.custody.gone, *dead)[-16:])
+        return _adopt_user(s, t)
     if name == s.user_id or name in {pair.key_id for pair in s.custody.pairs}:
         return s.custody
     if key := s.listed.get(name):
@@ -67,3 +66,16 @@ def _adopt(s: Snapshot, name: str) -> Custody:
     raise Permanent(
         f"{short(name)} is neither a key of this user nor in a sink", "`rekeyd status` lists them"
     )
+
+
+def _adopt_user(s: Snapshot, t: Timing) -> Custody:
+    """Take the user that is there now for the one that we know; its pairs died with the former.
+
+    But not those that are listed, nor one so young that no listing need show it: IAM may have told
+    of the former user still while it made that key, and then it is the new one's.
+    """
+    custody = s.custody
+    for pair in s.custody.pairs:
+        if pair.key_id not in s.listed and s.now >= pair.born + t.settle:
+            custody = custody.without_pair(pair.key_id)
+    return replace(custody, user_id=s.user_id, asked=s.now)
