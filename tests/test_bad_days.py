@@ -240,6 +240,17 @@ def test_nothing_is_made_for_a_sink_that_cannot_be_written(rekeyd, aws, config, 
     assert rekeyd("status").code == 3
 
 
+@pytest.mark.parametrize("what", ["aws_access_key_id = ", "aws_secret_access_key = "])
+def test_a_sink_in_which_a_byte_is_no_text_any_more_is_mended(rekeyd, config, what):
+    rekeyd("rotate")
+    whole = config.sink.read_bytes()
+    at = whole.index(what.encode()) + len(what) + 9
+    config.sink.write_bytes(whole[:at] + b"\xe9" + whole[at + 1 :])
+
+    assert rekeyd("rotate", "--due").code == 0
+    assert config.sink.read_bytes() == whole
+
+
 def test_one_sink_that_fails_blocks_retirement_and_not_the_other_sink(rekeyd, aws, config):
     trouble = config.folder / "trouble"
     command = ["/bin/sh", "-c", f"test ! -e {trouble} || exit 75"]

@@ -53,6 +53,31 @@ def test_a_look_that_is_old_justifies_no_step(world: World) -> None:
     assert "store.save" not in world.calls[: looks[1]]
 
 
+def each_takes(world: World, slow: str, duration: timedelta) -> None:
+    def pass_time(number: int, call: str) -> Fault | None:
+        if call == slow:
+            world.pass_time(duration)
+        return None
+
+    world.faults = pass_time
+
+
+def test_a_slow_sink_keeps_nobody_from_a_step(world: World) -> None:
+    each_takes(world, "sink.read", 5 * MINUTE)
+
+    advance(world)
+
+    assert world.diary.rotations == 1
+
+
+def test_a_look_is_not_repeated_for_ever_where_iam_is_slow(world: World) -> None:
+    each_takes(world, "iam.user_id", MINUTE)
+
+    assert advance(world) == 1
+    assert "IAM was asked 6" in str(world.diary.error)
+    assert "store.save" not in world.calls
+
+
 def test_what_a_person_asks_for_is_taken_into_custody_once(world: World) -> None:
     advance(world)
     world.pass_time(MINUTE)

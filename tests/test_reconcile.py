@@ -1,20 +1,22 @@
 """How long the loop waits: the rest of it is shown in the world of tests/world."""
 
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 
-from rekeyd import reconcile
+from rekeyd import observe, reconcile
 from rekeyd.errors import Propagating, Transient
 from rekeyd.model import Snapshot
+from rekeyd.observe import STALE
 from rekeyd.ports import Request
-from rekeyd.reconcile import LONGEST, SHORTEST, STALE, WATCH, Reconciler
+from rekeyd.reconcile import LONGEST, SHORTEST, WATCH, Reconciler
 from rekeyd.steps import Decision, Hold, Record, Rest
 
 NOW = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
-LOOK = Snapshot(now=NOW, user_id="AIDA1")
+LOOK = Snapshot(now=NOW, user_id="AIDA1", taken=time.clock_gettime(time.CLOCK_BOOTTIME) + 3600)
 
 
 class Alone:
@@ -168,16 +170,18 @@ def test_coming_to_rest_makes_the_next_wait_short_again(loop):
     assert [one.advance() for _ in range(4)] == [1, 2, 7, 1]
 
 
-def test_a_look_that_is_a_minute_old_justifies_no_step(loop, monkeypatch):
-    times = iter([0.0, 60.0, 100.0, 159.0, 200.0])
-    monkeypatch.setattr(reconcile.time, "clock_gettime", lambda _: next(times))
-    done = []
-    one = loop(Record("late", LOOK.custody), Record("soon", LOOK.custody), Rest(NOW))
+def test_a_look_that_is_a_minute_old_justifies_no_step_and_is_told(loop, monkeypatch):
+    monkeypatch.setattr(observe.time, "clock_gettime", lambda _: LOOK.taken + next(ages))
+    ages, done, told = iter([60.0, 60.0, 59.0]), [], []
+    one = loop(*[Record(what, LOOK.custody) for what in ("late", "late", "soon")], Rest(NOW))
     monkeypatch.setattr(reconcile, "perform", lambda *given: done.append(given[2].what))
+    monkeypatch.setattr(Witness, "failed", lambda *given: told.append(given[3]), raising=False)
 
+    assert [one.advance(), one.advance()] == [1, 2]
     one.advance()
 
     assert done == ["soon"]
+    assert "IAM was asked 60 s ago" in str(told[0])
 
 
 def test_the_witness_is_told_what_was_seen_done_refused_and_granted(loop, monkeypatch):

@@ -146,6 +146,7 @@ class Snapshot:
 
     now: datetime
     user_id: str | None  # None: IAM knows no such user
+    taken: float = 0.0  # seconds since this machine started, when IAM was asked
     root: bool = False  # the caller signs as the account's root user
     keys: tuple[Key, ...] = ()
     custody: Custody = field(default_factory=Custody)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from rekeyd.errors import Permanent, Propagating, RekeydError
 from rekeyd.model import Snapshot
-from rekeyd.observe import look
+from rekeyd.observe import look, must_be_fresh
 from rekeyd.perform import perform
 from rekeyd.ports import Identity, Witness
 from rekeyd.requests import alike, grant
@@ -18,9 +18,6 @@ from rekeyd.view import sentence
 
 WATCH = 300.0
 """Seconds between two looks at most: how soon a sink that somebody changed is repaired."""
-
-STALE = 60.0
-"""Seconds after which a look no longer justifies a step: the process may have been stopped."""
 
 SHORTEST, LONGEST = 1.0, 900.0
 """Seconds between two tries: the first, and the most that repeated failure leads to."""
@@ -52,7 +49,6 @@ class Reconciler:
             decision = None
             try:
                 self.who.store.claim(self.who.name)
-                looked = time.clock_gettime(time.CLOCK_BOOTTIME)
                 snapshot = look(self.who)
                 if granted := not granted and self._grant(snapshot):
                     continue  # once between two plans, however fast people ask
@@ -63,8 +59,8 @@ class Reconciler:
                     return min((decision.step.until - snapshot.now).total_seconds(), WATCH)
                 if isinstance(decision.step, Hold):
                     return self._wait(SHORTEST * 15)
-                if time.clock_gettime(time.CLOCK_BOOTTIME) - looked < STALE:
-                    self._perform(snapshot, decision)
+                must_be_fresh(snapshot)
+                self._perform(snapshot, decision)
             except RekeydError as error:
                 soon = isinstance(error, Propagating)
                 retry = min(SHORTEST + self._failures / 4, 5.0) if soon else self._wait(SHORTEST)

@@ -33,8 +33,12 @@ class AccessPair:
     secret: Secret
 
     def fingerprint(self) -> str:
-        """Tell this pair from any other without the secret, which has 240 random bits."""
-        return sha256(f"{self.key_id}:{self.secret.reveal()}".encode()).hexdigest()
+        """Tell this pair from any other without the secret, which has 240 random bits.
+
+        What a damaged file holds may be no text: its bytes, whatever they are, make another pair.
+        """
+        held = f"{self.key_id}:{self.secret.reveal()}"
+        return sha256(held.encode(errors="surrogatepass")).hexdigest()
 
 
 def short(key_id: str) -> str:

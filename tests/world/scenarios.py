@@ -50,9 +50,9 @@ def repair(world: World) -> None:
 
 
 def repair_broken(world: World) -> None:
-    """A person mistypes the secret in a sink."""
+    """A person mistypes the secret in a sink, and saves it as no UTF-8."""
     key = steady(world)
-    world.person_writes(next(iter(world.truth.sinks)), key, secret="mistyped")
+    world.person_writes(next(iter(world.truth.sinks)), key, secret="mistyp\udce9d")
 
 
 def repair_overwritten(world: World) -> None:

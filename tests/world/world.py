@@ -261,6 +261,7 @@ class World:
         with (
             mock.patch("rekeyd.reconcile.time", clock),
             mock.patch("rekeyd.observe.datetime", clock),
+            mock.patch("rekeyd.observe.time", clock),
         ):
             yield
 
