@@ -199,20 +199,21 @@ def _find_conflicts(
             )
         if account.get("endpoint_url_sts") == NO_STS:
             _note_needs_of_sts(document, path, identity, account)
+        everywhere = {setting: one for setting, one in account.items() if setting != "region"}
         name = "name" if "name" in identity else "user"
         claims.claim((*path, name), "name", identity.get(name), right="give each its own `name`")
         claims.claim(
             (*path, "user"),
             "user",
             identity.get("user"),
-            account,
+            everywhere,  # IAM has no regions
             right="keep one identity for it, or say with `aws` how the accounts differ",
         )
         claims.claim(
             (*path, "group"),
             "group",
             identity.get("group"),
-            account,
+            everywhere,
             right="members of one group have one `policy`; name another group",
             alike=repr(identity.get("policy")),
         )
