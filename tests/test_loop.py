@@ -78,6 +78,20 @@ def test_a_look_is_not_repeated_for_ever_where_iam_is_slow(world: World) -> None
     assert "store.save" not in world.calls
 
 
+def test_a_sink_that_is_named_again_is_given_the_pair_whatever_it_holds() -> None:
+    world = World(sinks={"file": True, "box": False})
+    world.run(HOUR)
+    (key,) = world.truth.active
+    world.configure(box=None)
+    world.run(HOUR)
+    former = world.truth.unnamed["box"]
+    world.truth = world.truth._replace(unnamed={"box": former._replace(pair=None)})
+    world.configure(box=False)
+    world.run(HOUR)
+
+    assert world.truth.sinks["box"].pair.key_id == key.id
+
+
 def test_what_a_person_asks_for_is_taken_into_custody_once(world: World) -> None:
     advance(world)
     world.pass_time(MINUTE)

@@ -128,6 +128,7 @@ class SinkView:
     name: str
     holds: str | None = None  # "" in doubt: a put to a write-only sink was interrupted
     problem: str | None = None
+    mark: str = ""  # what custody calls it
 
 
 @dataclass(frozen=True, slots=True)

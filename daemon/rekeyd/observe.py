@@ -85,16 +85,17 @@ def _with_last_use(who: Identity, seen: Snapshot, key: Key) -> Key:
 
 
 def _view(sink: Sink, custody: Custody, minting: bool) -> SinkView:
+    view = SinkView(sink.name, mark=sink.mark)
     try:
         if minting:
             sink.check()
         if not sink.readable:
-            return SinkView(sink.name, custody.ledger.get(sink.mark))
+            return replace(view, holds=custody.ledger.get(sink.mark))
         held = sink.read()
     except RekeydError as error:
-        return SinkView(sink.name, problem=error.in_full)
+        return replace(view, problem=error.in_full)
     if held is None or not held.key_id.isascii():  # no id of a key has other characters
-        return SinkView(sink.name)
+        return view
     prints = {p.fingerprint for p in custody.pairs if p.key_id == held.key_id and p.fingerprint}
     broken = prints and held.fingerprint() not in prints
-    return SinkView(sink.name, None if broken else held.key_id)
+    return replace(view, holds=None if broken else held.key_id)

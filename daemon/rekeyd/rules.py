@@ -35,11 +35,8 @@ NOTHING = timedelta()
 
 def plan(snapshot: Snapshot, timing: Timing) -> Decision:
     """Name the next step, and the rule that asks for it. A dry run is this and nothing else."""
-    for rule in RULES:
-        step = rule(snapshot, timing)
-        if step is not None:
-            return Decision(rule.__name__, step)
-    raise AssertionError("the last rule always answers")
+    answers = ((rule.__name__, rule(snapshot, timing)) for rule in RULES)
+    return next(Decision(name, step) for name, step in answers if step)  # the last one answers
 
 
 def guard(s: Snapshot, _: Timing) -> Step | None:
@@ -82,6 +79,10 @@ def close_a_crashed_mint(s: Snapshot, t: Timing) -> Step | None:
 
 def forget_what_vanished(s: Snapshot, t: Timing) -> Step | None:
     """Follow IAM's listing, slowly: absence changes custody and never justifies a call."""
+    former = s.custody.ledger.keys() - {sink.mark for sink in s.sinks}
+    if former:  # when one is named again, it may hold anything
+        ledger = {mark: held for mark, held in s.custody.ledger.items() if mark not in former}
+        return Record("a sink is not named any more", replace(s.custody, ledger=ledger))
     for pair in s.custody.pairs:
         listed = pair.key_id in s.listed
         if pair.deleted and s.now >= pair.deleted + t.settle:
