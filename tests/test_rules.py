@@ -454,6 +454,12 @@ class TestDeliver:
         assert custody.rotated == before
         assert not decide(seen).step.rotated
 
+    def test_a_pair_that_was_gone_back_to_has_arrived_since(self) -> None:
+        again = pair(OLD, DAY, current=None, arrived=ago(DAY), restored=ago(MINUTE))
+        seen = look(key(OLD, DAY), pairs=(again,), holds=OLD)
+
+        assert custody_after(seen).pairs[0].arrived == again.born
+
     def test_some_sinks_put_means_going_forward_with_the_same_pair(self) -> None:
         seen = replace(
             look(
@@ -525,6 +531,14 @@ class TestRetire:
         late = {"active": False, "used": ago(GRACE + 5 * HOUR + MINUTE)}
 
         assert decide(superseded(DAY - HOUR, old=old, listed=late)).step == Activate(OLD)
+
+    def test_what_a_person_deactivated_stays_so_and_is_deleted_after_its_grace(self) -> None:
+        lately = {"active": False, "used": ago(GRACE)}
+        since = [ago(GRACE - MINUTE), ago(GRACE)]
+        seen = [superseded(4 * HOUR, old={"deactivated": at}, listed=lately) for at in since]
+
+        assert [decide(one).rule for one in seen] == ["rest", "retire"]
+        assert decide(seen[1]).step == Delete(OLD)
 
     def test_deactivated_without_a_record_is_noted_and_waits_its_grace(self) -> None:
         seen = superseded(4 * HOUR, old={}, listed={"active": False})

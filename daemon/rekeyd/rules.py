@@ -141,7 +141,7 @@ def deliver(s: Snapshot, t: Timing) -> Step | None:
         if todo:
             return Deliver(target.key_id, todo)
         if not lacking and target.current is None:
-            new, arrived = target.arrived is None, target.arrived or s.now
+            new, arrived = target.arrived is None, max(target.arrived or s.now, target.born)
             custody = replace(s.custody, rotated=s.now if new else s.custody.rotated)
             custody = custody.with_pair(target.key_id, current=s.now, arrived=arrived)
             return Record(f"every sink holds {short(target.key_id)}", custody, rotated=new)
@@ -186,8 +186,8 @@ def _retire_listed(s: Snapshot, t: Timing, pair: Pair, key: Key) -> Step | None:
         if s.now < pair.born + t.settle:
             return None  # the listing may be stale
         return _note(s, pair, "is inactive", deactivated=s.now)
-    decided = pair.retiring or pair.deactivated
-    if key.last_used and key.last_used > decided - overlap and not pair.revoked:
+    used, decided = key.last_used, pair.retiring  # a person's own Deactivate stands
+    if used and decided and used > decided - overlap and not pair.revoked:
         return Activate(key.id)  # IAM tells of a use only now: whoever it was is refused meanwhile
     grace = NOTHING if pair.revoked else t.grace
     return Delete(key.id) if s.now >= pair.deactivated + grace else None
