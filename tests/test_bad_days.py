@@ -5,6 +5,7 @@ The numbers are exit codes: 3 for what a person must mend, 75 for what passes, 7
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -145,6 +146,38 @@ def test_a_seal_key_that_cannot_be_used_stops_the_start(rekeyd, aws, config, spo
     assert "→" in said
     assert rekeyd("rotate").code == 78
     assert aws.keys() == {config.held(): "Active"}
+
+
+@pytest.mark.parametrize("spoil", [missing, too_short, of_another_state])
+@pytest.mark.parametrize("beside", [True, False])
+def test_nobody_is_told_to_make_another_seal_key_for_a_state_that_has_pairs(
+    rekeyd, config, spoil, beside
+):
+    key = config.folder / "seal.key"
+    if beside:
+        key.unlink()
+        del config.plain["seal"]
+        key = config().parent / "state" / "seal.key"
+    rekeyd("rotate")
+    spoil(key)
+
+    for command in ("plan", "check"):
+        told = rekeyd(command)
+        assert told.code == 78
+        assert "put back the key that this state was made with" in told.out + told.err
+        assert "makes one" not in told.out + told.err
+
+
+def test_a_state_that_is_deleted_under_a_daemon_freezes_it(rekeyd, aws, config):
+    with running(config(rotation=KEPT)) as daemon:
+        daemon.expect("rotated")
+        held = config.held()
+        shutil.rmtree(config.folder / "state")
+        daemon.signal(signal.SIGUSR1)
+        assert "was deleted or replaced while rekeyd uses it" in daemon.expect("request")["error"]
+        assert daemon.expect("refused", within=20)["error"].endswith("no key is made or retired")
+        assert daemon.stop() == 0
+    assert aws.keys() == {held: "Active"}
 
 
 def test_a_state_of_a_newer_version_is_left_alone(rekeyd, config):

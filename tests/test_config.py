@@ -523,6 +523,14 @@ def test_one_file_is_one_place_however_it_is_spelled(monkeypatch):
     assert "has the same file as" in other
 
 
+def test_a_linked_folder_leads_to_the_same_file(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    sink = "{{type: credential_process, path: {}/pair.json}}"
+    said = refused(in_sinks(*(sink.format(tmp_path / folder) for folder in ("real", "link"))))
+    assert "identities[0].sinks[1]: has the same place as identities[0].sinks[0]" in said
+
+
 def test_two_profiles_of_one_file_are_two_places():
     text = in_sinks(*(f"{{type: aws_credentials, path: /a, profile: {p}}}" for p in "xy"))
     assert len(parse(text, "f.yaml").identities[0].sinks) == 2

@@ -113,6 +113,19 @@ def test_a_key_that_was_ours_once_can_be_adopted_again() -> None:
     assert custody.gone == ("AKIAOTHER",)
 
 
+@pytest.mark.parametrize("name", ["…EIGN", "EIGN", "FOREIGN"])
+def test_a_key_may_be_named_as_people_see_it(name: str) -> None:
+    assert asked("adopt", name).pairs[-1].key_id == "AKIAFOREIGN"
+
+
+@pytest.mark.parametrize("name", ["…IGN", "IGN", "…", "…NONE"])
+def test_but_not_by_less_nor_when_it_fits_two(name: str) -> None:
+    two = (*SEEN.keys, Key("ASIATHENONE", True, BORN), Key("AKIATHENONE", True, BORN))
+
+    with pytest.raises(Permanent):
+        asked("adopt", name, replace(SEEN, keys=two))
+
+
 def test_adopting_a_pair_of_ours_changes_nothing() -> None:
     assert asked("adopt", "AKIANEW") == SEEN.custody
 

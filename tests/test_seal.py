@@ -48,7 +48,7 @@ def test_a_secret_moved_elsewhere_does_not_open(identity, key_id, key):
 
     with pytest.raises(Misconfigured, match="does not open what the state holds") as refused:
         KeySealer(key, "the key").unseal(identity, key_id, sealed)
-    assert "give it the key that this state was made with" in refused.value.do
+    assert "put back the key that this state was made with" in refused.value.do
 
 
 def test_what_an_earlier_rekeyd_sealed_still_opens():

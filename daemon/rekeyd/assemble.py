@@ -164,7 +164,7 @@ def fit_sealer(settings: Settings, store: State, kms: Callable[[], Any]) -> tupl
     known = store.meta(SEALED_CHECK)
     if beside and known is None:
         make_key(Path(store.place) / "seal.key")
-    sealer = open_sealer(seal, kms)
+    sealer = open_sealer(seal, kms, used=known is not None)
     if not seal.startswith("kms:"):
         if known is None:
             known = store.first_meta(SEALED_CHECK, sealer.seal("rekeyd", CHECK))

@@ -53,6 +53,7 @@ def _on_its_way(s: Snapshot) -> bool:
 
 
 def _adopt(s: Snapshot, name: str, t: Timing) -> Custody:
+    name = _in_full(s, name)
     if name == s.user_id and name != s.custody.user_id:
         return _adopt_user(s, t)
     if name == s.user_id or name in {pair.key_id for pair in s.custody.pairs}:
@@ -66,6 +67,13 @@ def _adopt(s: Snapshot, name: str, t: Timing) -> Custody:
     raise Permanent(
         f"{short(name)} is neither a key of this user nor in a sink", "`rekeyd status` lists them"
     )
+
+
+def _in_full(s: Snapshot, name: str) -> str:
+    """Return the one id that ends like this: people see no more of it than `short` shows."""
+    known, end = {s.user_id, *s.listed, *(sink.holds for sink in s.sinks)}, name.lstrip("…")
+    fit = [one for one in known if one and len(end) > 3 and one.endswith(end)]
+    return fit[0] if len(fit) == 1 else name
 
 
 def _adopt_user(s: Snapshot, t: Timing) -> Custody:

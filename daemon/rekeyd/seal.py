@@ -47,14 +47,21 @@ class KeySealer:
             raise Misconfigured(
                 f"the seal key {self._source} does not open what the state holds, "
                 "so rekeyd cannot use the pairs it keeps",
-                "give it the key that this state was made with; backups go on with their pair",
+                f"backups go on with their pair; {LOST}",
             ) from None
 
 
-def read_key(path: Path, *, private: bool = True) -> bytes:
+LOST = (
+    "put back the key that this state was made with: another one opens nothing of it; where it is "
+    "lost, move the state away and `rekeyd adopt` the keys that the sinks hold"
+)
+
+
+def read_key(path: Path, *, private: bool = True, used: bool = False) -> bytes:
     """Read 32 bytes, raw or in base64, from a file that only its owner may read.
 
-    Raises `Misconfigured` when it cannot be read, is open to others, or holds anything else.
+    A state may be sealed with it already, when it was `used`. Raises `Misconfigured` when it cannot
+    be read, is open to others, or holds anything else.
     """
     make = f"`head -c 32 /dev/urandom > {path} && chmod 600 {path}` makes one"
     try:
@@ -62,7 +69,7 @@ def read_key(path: Path, *, private: bool = True) -> bytes:
             mode = os.fstat(file.fileno()).st_mode
             raw = file.read(1024)
     except FileNotFoundError:
-        raise Misconfigured(f"the seal key {path} does not exist", make) from None
+        raise Misconfigured(f"the seal key {path} does not exist", LOST if used else make) from None
     except OSError as error:
         raise Misconfigured(
             f"the seal key {path} cannot be read: {error.strerror}",
@@ -78,7 +85,7 @@ def read_key(path: Path, *, private: bool = True) -> bytes:
             return key
     raise Misconfigured(
         f"the seal key {path} is not 32 bytes, raw or in base64",
-        f"name the file that holds it; where there is none yet, {make}",
+        LOST if used else f"name the file that holds it; where there is none yet, {make}",
     )
 
 
@@ -119,7 +126,7 @@ def credential(name: str) -> Path:
     return Path(folder) / name
 
 
-def open_sealer(seal: str, kms: Callable[[], Any]) -> Sealer:
+def open_sealer(seal: str, kms: Callable[[], Any], *, used: bool = False) -> Sealer:
     """Open what the `seal` setting names. `kms` makes a client when one is needed."""
     kind, _, value = seal.partition(":")
     match kind:
@@ -128,9 +135,9 @@ def open_sealer(seal: str, kms: Callable[[], Any]) -> Sealer:
 
             return KmsSealer(value, kms)
         case "credential":
-            return KeySealer(read_key(credential(value), private=False), seal)
+            return KeySealer(read_key(credential(value), private=False, used=used), seal)
         case _:
-            return KeySealer(read_key(Path(value)), seal)
+            return KeySealer(read_key(Path(value), used=used), seal)
 
 
 CHECK = AccessPair("seal-check", Secret("this text opens with the right seal key"))

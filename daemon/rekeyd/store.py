@@ -9,7 +9,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class Store(State):
                 check_same_thread=False,
             )
             self._connection.text_factory = _text
+            self._opened = _identity(folder / "rekeyd.sqlite")
             try:
                 self._prepare()
             except BaseException:
@@ -116,7 +117,9 @@ class Store(State):
         self.set_meta("alive", datetime.now(UTC).isoformat(timespec="seconds"))
 
     def claim(self, identity: str) -> None:
-        """One daemon is alone on its folder, and always has the right to act."""
+        """One daemon is alone on its folder, and has the right to act while that is there."""
+        del identity
+        self._must_be_there()
 
     def renew(self, identity: str) -> None:
         """Nobody can have taken over."""
@@ -134,6 +137,8 @@ class Store(State):
     @contextmanager
     def _transaction(self, *, durable: bool = True) -> Iterator["_Transaction"]:
         with self._mutex, _reachable(self.folder):
+            if durable:
+                self._must_be_there()
             self._connection.execute(f"pragma synchronous = {'full' if durable else 'normal'}")
             self._connection.execute("begin immediate")
             try:
@@ -143,6 +148,17 @@ class Store(State):
                 if self._connection.in_transaction:
                     self._connection.execute("rollback")
                 raise
+
+    def _must_be_there(self) -> None:
+        """Raise `Refused` when the file was deleted or replaced: what is written now is lost."""
+        path = self.folder / "rekeyd.sqlite"
+        if _identity(path) != self._opened:
+            raise Refused(
+                f"{path} was deleted or replaced while rekeyd uses it, so what it keeps would be "
+                "lost; no key is made or retired",
+                "put the state back and start rekeyd again; without it, `rekeyd adopt` the keys",
+                reason="state",
+            )
 
 
 class _Transaction:
@@ -154,6 +170,14 @@ class _Transaction:
 
     def insert(self, query: str, values: Sequence[Any], /) -> int:
         return self.execute(query, values).lastrowid or 0
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells one file from any other of the same name, or None where there is none."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_dev, found.st_ino
+    return None
 
 
 def _text(stored: bytes) -> str:

@@ -3,7 +3,7 @@
 import os
 from functools import cache
 from pathlib import Path as File
-from posixpath import normpath
+from posixpath import basename, dirname, join, normpath, realpath
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -254,7 +254,8 @@ def _claim_place(
 
 
 def _normal(file: str) -> str:
-    return "/" + normpath(file).lstrip("/")
+    """Return where a file is, however its path is written and whatever leads to its folder."""
+    return join(realpath(dirname(file)), basename(normpath(file)))
 
 
 def _account(top: Any, own: Any) -> dict[str, Any]:
