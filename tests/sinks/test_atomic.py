@@ -6,14 +6,16 @@ import grp
 import os
 import pwd
 import stat
+import struct
 import threading
 from contextlib import suppress
 
 import pytest
 
 from rekeyd.errors import Refused, Transient
-from rekeyd.sinks import _atomic
+from rekeyd.sinks import _atomic, _rights
 from rekeyd.sinks._atomic import AtomicFile
+from rekeyd.sinks._rights import ACL, GROUP, LABEL, MASK, OTHERS, OWNER
 
 OLD = b"the old content, whole\n"
 NEW = b"the new content, whole, and longer\n"
@@ -50,6 +52,7 @@ class Kernel:
 
     CALLS = frozenset(
         {"open", "write", "fchmod", "fchown", "fsync", "rename", "unlink", "read", "fstat"}
+        | {"getxattr", "setxattr", "removexattr"}
     )
 
     def __init__(self, at, error):
@@ -86,6 +89,7 @@ def failing(monkeypatch, file, at, error):
     raised = None
     with monkeypatch.context() as patched:
         patched.setattr(_atomic, "os", kernel)
+        patched.setattr(_rights, "os", kernel)
         try:
             file.update(to(NEW))
         except (KilledError, Refused, Transient) as caught:
@@ -169,7 +173,7 @@ def test_an_owner_that_is_not_named_stays(monkeypatch, file, path):
     given = []
     monkeypatch.setattr(os, "fchown", lambda _fd, uid, gid: given.append((uid, gid)))
     AtomicFile(file.path, group="4000000002").update(to(NEW))
-    assert given == [(path.stat().st_uid, 4000000002)]
+    assert given == [(-1, 4000000002)]
 
 
 def test_owners_that_are_right_already_are_not_asked_for(monkeypatch, file):
@@ -410,3 +414,194 @@ def test_owner_and_group_may_be_names(path):
     user, group = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(os.getegid()).gr_name
     AtomicFile(str(path), owner=user, group=group).update(to(NEW))
     assert (path.stat().st_uid, path.stat().st_gid) == (os.geteuid(), os.getegid())
+
+
+# ACL and label
+
+
+NAMED = 0x02
+NOBODY = 0xFFFFFFFF
+
+
+def acl(*, owner=6, group=0, mask=4, others=0, named=None):
+    """An ACL as the kernel takes it (linux/posix_acl_xattr.h), which names users by number."""
+    users = [(NAMED, given, uid) for uid, given in (named or {4000000001: 4}).items()]
+    classes = [(GROUP, group, NOBODY), (MASK, mask, NOBODY), (OTHERS, others, NOBODY)]
+    entries = [(OWNER, owner, NOBODY), *users, *classes]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def share(path, attribute=ACL, **given):
+    try:
+        os.setxattr(path, attribute, acl(**given))
+    except OSError as error:
+        if error.errno != errno.ENOTSUP:
+            raise
+        pytest.skip("no ACL can be set in the folder of the tests")
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("settings", [{}, {"mode": 0o640}])
+def test_whom_an_acl_lets_in_may_read_the_new_file_too(file, path, settings):
+    share(path, group=4)
+    assert AtomicFile(file.path, **settings).update(to(NEW)) is True
+    assert (os.getxattr(path, ACL), path.read_bytes()) == (acl(group=4), NEW)
+
+
+def test_an_acl_gives_others_nothing(file, path):
+    share(path, others=4)
+    file.update(to(NEW))
+    assert (os.getxattr(path, ACL), mode_of(path)) == (acl(others=0), 0o640)
+
+
+@pytest.mark.parametrize(
+    ("mode", "left"),
+    [(0o600, {"mask": 0}), (0o440, {"owner": 4, "group": 4}), (0o660, {"group": 6, "mask": 6})],
+)
+def test_a_mode_goes_before_an_acl_and_bounds_whom_it_names(file, path, mode, left):
+    share(path)
+    chosen = AtomicFile(file.path, mode)
+    assert chosen.update(to(NEW)) is True
+    assert (os.getxattr(path, ACL), mode_of(path)) == (acl(**left), mode)
+    assert chosen.update(to(NEW)) is False
+
+
+def test_an_acl_without_the_group_is_put_right_for_a_mode_that_has_it(file, path):
+    share(path)
+    assert mode_of(path) == 0o640
+    assert AtomicFile(file.path, 0o640).update(to(OLD)) is True
+    assert os.getxattr(path, ACL) == acl(group=4)
+
+
+@pytest.mark.parametrize("mode", [None, 0o600, 0o640, 0o660])
+def test_a_folder_gives_a_new_file_no_more_than_its_mode(path, mode):
+    share(path.parent, "system.posix_acl_default", owner=7, group=7, mask=7, others=5)
+    AtomicFile(str(path), mode).update(to(NEW))
+    chosen = mode or 0o600
+    group = chosen >> 3 & 7
+    assert mode_of(path) == chosen
+    assert os.getxattr(path, ACL) == acl(owner=6, group=group, mask=group)
+
+
+@pytest.mark.parametrize("mode", [None, 0o640])
+def test_a_folder_gives_nobody_a_file_that_was_not_shared_with_them(file, path, mode):
+    path.chmod(0o640)
+    share(path.parent, "system.posix_acl_default", mask=7)
+    AtomicFile(file.path, mode).update(to(NEW))
+    assert mode_of(path) == 0o640
+    assert ACL not in os.listxattr(path)
+
+
+def test_nobody_is_let_in_before_the_content_is_whole_and_the_group_is_right(
+    monkeypatch, file, path
+):
+    share(path, group=4)
+    seen = []
+
+    def watched(name):
+        real = getattr(os, name)
+
+        def call(descriptor, *args):
+            mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+            seen.append((name, mode, os.pread(descriptor, 99, 0) == NEW, args))
+            if name != "fchown":
+                real(descriptor, *args)
+
+        return call
+
+    for name in ("fchown", "setxattr", "fchmod"):
+        monkeypatch.setattr(os, name, watched(name))
+    monkeypatch.setattr(_atomic, "_CREATE", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    AtomicFile(file.path, owner="4000000001", group="4000000002").update(to(NEW))
+    assert seen == [
+        ("fchown", 0o600, True, (-1, 4000000002)),
+        ("setxattr", 0o600, True, (ACL, acl(group=4))),
+        ("fchmod", 0o640, True, (0o640,)),
+        ("fchown", 0o640, True, (4000000001, -1)),
+    ]
+
+
+@pytest.fixture
+def attribute(monkeypatch, path):
+    """Stand for one extended attribute of the old file and of the new one, which may be denied.
+
+    The label of a file that is made is its folder's, as SELinux has it.
+    """
+
+    def standing(name, old, new, error=None):
+        given = []
+
+        def get(descriptor, asked):
+            is_old = os.path.samestat(os.fstat(descriptor), path.stat())
+            value = old if is_old else new
+            if asked != name or value is None:
+                raise OSError(errno.ENODATA, os.strerror(errno.ENODATA))
+            return value
+
+        def put(descriptor, _, value):
+            if error:
+                raise OSError(error, os.strerror(error))
+            given.append((value, stat.S_IMODE(os.fstat(descriptor).st_mode)))
+
+        monkeypatch.setattr(os, "getxattr", get)
+        monkeypatch.setattr(os, "setxattr", put)
+        return given
+
+    return standing
+
+
+ETC, VAR = b"system_u:object_r:etc_t:s0\0", b"system_u:object_r:var_t:s0\0"
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [((ETC, VAR), [(ETC, 0o600)]), ((ETC, ETC), []), ((ETC, None), []), ((None, VAR), [])],
+)
+def test_a_label_stays_where_selinux_gives_the_new_file_another(
+    attribute, file, path, labels, expected
+):
+    path.chmod(0o640)
+    given = attribute(LABEL, *labels)
+    file.update(to(NEW))
+    assert given == expected
+
+
+DENIED = {
+    errno.EPERM: (Refused, "Operation not permitted"),
+    errno.EINVAL: (Refused, "Invalid argument"),
+    errno.ENOSPC: (Transient, "just now"),
+}
+
+
+@pytest.mark.parametrize("carried", [(ACL, acl(), None), (LABEL, ETC, VAR)])
+@pytest.mark.parametrize("number", DENIED)
+def test_what_cannot_be_carried_over_is_found_by_check(attribute, file, path, carried, number):
+    kind, why = DENIED[number]
+    attribute(*carried, error=number)
+    for act in file.check, file.update:
+        with pytest.raises(kind, match=why):
+            act(to(NEW))
+    assert path.read_bytes() == OLD
+    assert beside(path) == ["pair"]
+
+
+def test_a_file_system_without_attributes_is_none_to_complain_of(monkeypatch, file):
+    def unsupported(*_):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    monkeypatch.setattr(os, "getxattr", unsupported)
+    monkeypatch.setattr(os, "setxattr", unsupported)
+    assert file.update(to(NEW)) is True
+
+
+def test_a_file_whose_attributes_cannot_be_read_is_not_replaced(monkeypatch, file, path):
+    def failing(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "getxattr", failing)
+    with pytest.raises(Transient):
+        file.update(to(NEW))
+    assert path.read_bytes() == OLD

@@ -15,10 +15,11 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rekeyd.errors import Refused, RekeydError, Transient
+from rekeyd.sinks._rights import ACL, LABEL, Rights
 
 Edit = Callable[[bytes | None], bytes]
 """Makes the new content from the present one; None when there is no file."""
@@ -32,6 +33,15 @@ PATIENCE = 10.0
 PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EAGAIN, errno.EINTR, errno.ENOMEM}
 PASSING |= {errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ETIMEDOUT, errno.EBUSY}
 
+CARRIED = {
+    ACL: ("ACL", "remove it with `setfacl -b`, and share the file by `group` and `mode`"),
+    LABEL: (
+        "SELinux label",
+        "let the policy of rekeyd's domain relabel it; `ausearch -m avc` shows what it lacks",
+    ),
+}
+"""What the attributes of a file are called, and what to do where they cannot be set."""
+
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -43,6 +53,7 @@ class AtomicFile:
 
     Without an owner or a group a new file gets the daemon's own, and an old one keeps what it has.
     Without a mode a new file gets 0600, and an old one keeps its own but for the rights of others.
+    An old one keeps its ACL and its SELinux label too. A mode that is set goes before an ACL.
     All methods raise `Transient` when trying again may help (disk full) and `Refused` otherwise.
     """
 
@@ -60,9 +71,9 @@ class AtomicFile:
     def check(self, edit: Edit) -> None:
         """Prove that `update` would work, up to the rename: a consumer notices nothing."""
         with self._explained(), self._folder() as folder, self._temporary(folder) as temporary:
-            content, status = self._present(folder)
+            content, rights = self._present(folder)
             os.posix_fallocate(temporary, 0, max(len(edit(content)), 1))
-            self._dress(temporary, status)
+            self._dress(temporary, rights)
 
     def update(self, edit: Edit) -> bool:
         """Replace the content durably by what `edit` makes of it; tell whether anything changed."""
@@ -72,9 +83,9 @@ class AtomicFile:
                 self._removed_leftover(folder)
             else:
                 with self._temporary(folder) as temporary:
-                    content, status = self._present(folder)
+                    content, rights = self._present(folder)
                     _write(temporary, edit(content))
-                    self._dress(temporary, status)
+                    self._dress(temporary, rights)
                     os.fsync(temporary)
                     os.rename(
                         self._temporary_name, self._name, src_dir_fd=folder, dst_dir_fd=folder
@@ -101,7 +112,7 @@ class AtomicFile:
         finally:
             os.close(folder)
 
-    def _present(self, folder: int) -> tuple[bytes | None, os.stat_result | None]:
+    def _present(self, folder: int) -> tuple[bytes | None, Rights | None]:
         try:
             descriptor = os.open(self._name, _READ, dir_fd=folder)
         except FileNotFoundError:
@@ -109,7 +120,7 @@ class AtomicFile:
         try:
             status = os.fstat(descriptor)
             self._refuse_unusual(status)
-            return _read(descriptor, status.st_size), status
+            return _read(descriptor, status.st_size), Rights.of(descriptor)
         finally:
             os.close(descriptor)
 
@@ -125,38 +136,64 @@ class AtomicFile:
             raise _refused(f"{self.path} is larger than 1 MiB", "name a file of its own")
 
     def _settled(self, folder: int, edit: Edit) -> bool:
-        content, status = self._present(folder)
-        if status is None:
+        content, rights = self._present(folder)
+        if rights is None or rights != self._wanted(rights, rights):
             return False
-        uid, gid = self._ids(status)
-        dressed = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
-        return dressed == (self._mode(status), uid, gid) and edit(content) == content
+        return edit(content) == content
 
-    def _dress(self, descriptor: int, present: os.stat_result | None) -> None:
-        """Give the new file its mode and owners. The mode first: only an owner may set it."""
-        os.fchmod(descriptor, self._mode(present))
-        made = os.fstat(descriptor)
-        uid, gid = self._ids(present or made)
-        if (made.st_uid, made.st_gid) == (uid, gid):
-            return  # a hardened service may not even ask for what is so already
+    def _wanted(self, present: Rights | None, made: Rights) -> Rights:
+        """Return the rights of the present file, or of one just made, but for what is set here."""
+        if present and self.mode is None:
+            rights = present.closed_to_others()
+        else:
+            rights = (present or made).under(0o600 if self.mode is None else self.mode)
+        uid = rights.uid if self.owner is None else _uid(self.owner)
+        gid = rights.gid if self.group is None else _gid(self.group)
+        return replace(rights, uid=uid, gid=gid)
+
+    def _dress(self, descriptor: int, present: Rights | None) -> None:
+        """Give the new file its rights, in an order that at no instant lets anybody else read it.
+
+        Label and group come before the mode lets anybody in; the owner comes last, for only an
+        owner may set the rest. A hardened service may not even ask for what is so already.
+        """
+        made = Rights.of(descriptor)
+        wanted = self._wanted(present, made)
+        if made.label and wanted.label and made.label != wanted.label:  # else there is no SELinux
+            self._carry_over(descriptor, LABEL, wanted.label)
+        if made.gid != wanted.gid:
+            self._give(descriptor, wanted, gid=wanted.gid)
+        if wanted.acl:
+            self._carry_over(descriptor, ACL, wanted.acl)
+        elif made.acl:
+            os.removexattr(descriptor, ACL)  # its folder's default, which is for new files
+        os.fchmod(descriptor, wanted.mode)
+        if made.uid != wanted.uid:
+            self._give(descriptor, wanted, uid=wanted.uid)
+
+    def _carry_over(self, descriptor: int, attribute: str, value: bytes) -> None:
+        try:
+            os.setxattr(descriptor, attribute, value)
+        except OSError as error:
+            if error.errno in PASSING:
+                raise
+            what, do = CARRIED[attribute]
+            raise _refused(
+                f"the daemon may not give the {what} of {self.path} to the file that replaces it "
+                f"({error.strerror}), so a consumer could lose the right to read it",
+                do,
+            ) from None
+
+    def _give(self, descriptor: int, wanted: Rights, uid: int = -1, gid: int = -1) -> None:
         try:
             os.fchown(descriptor, uid, gid)
         except PermissionError:
             raise _refused(
-                f"the daemon may not give {self.path} to {_user(uid)} and group {_group(gid)}",
+                f"the daemon may not give {self.path} to {_user(wanted.uid)} and group "
+                f"{_group(wanted.gid)}",
                 "leave out `owner`, and give the folder that group and the mode 2770; or give the "
                 "daemon CAP_CHOWN",
             ) from None
-
-    def _mode(self, present: os.stat_result | None) -> int:
-        if self.mode is not None:
-            return self.mode
-        return stat.S_IMODE(present.st_mode) & 0o770 if present else 0o600
-
-    def _ids(self, present: os.stat_result) -> tuple[int, int]:
-        uid = present.st_uid if self.owner is None else _uid(self.owner)
-        gid = present.st_gid if self.group is None else _gid(self.group)
-        return uid, gid
 
     @contextmanager
     def _temporary(self, folder: int) -> Iterator[int]:

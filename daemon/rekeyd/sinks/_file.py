@@ -142,7 +142,8 @@ class FileSettings(SinkSettings):
     mode: Annotated[str, BeforeValidator(_quoted), AfterValidator(_private)] | None = Field(
         None,
         description="Who may read it, octal and quoted. Others never may. Left out: as it is"
-        " without the rights of others, and 0600 for a new file.",
+        " without the rights of others, and 0600 for a new file. An ACL stays, and gives nobody"
+        " whom it names more than a mode that is set gives the group.",
         examples=["0640"],
     )
     owner: str | None = Field(
