@@ -531,6 +531,18 @@ def test_a_linked_folder_leads_to_the_same_file(tmp_path):
     assert "identities[0].sinks[1]: has the same place as identities[0].sinks[0]" in said
 
 
+def test_one_name_on_two_servers_is_two_places():
+    github = "type: github_actions_secret, repository: o/p, secret_name: S, token: 'env:T'"
+    deliver = "type: exec, command: [/bin/deliver]"
+    text = in_sinks(
+        f"{{{github}}}",
+        f"{{{github}, api_url: 'https://github.example.com/api/v3'}}",
+        f"{{{deliver}, name: a, environment: {{TARGET: a}}}}",
+        f"{{{deliver}, name: b, environment: {{TARGET: b}}}}",
+    )
+    assert len(parse(text, "f.yaml").identities[0].sinks) == 4
+
+
 def test_two_profiles_of_one_file_are_two_places():
     text = in_sinks(*(f"{{type: aws_credentials, path: /a, profile: {p}}}" for p in "xy"))
     assert len(parse(text, "f.yaml").identities[0].sinks) == 2

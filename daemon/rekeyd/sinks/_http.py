@@ -378,6 +378,11 @@ def client(
     return Client(address, service=service, needs=needs, ca_file=ca_file)
 
 
+def plain(address: str) -> str:
+    """Return an address as people say it."""
+    return address.partition("://")[2].rstrip("/")
+
+
 def segment(text: str) -> str:
     """Quote one segment of a path, slashes included."""
     return quote(text, safe="")

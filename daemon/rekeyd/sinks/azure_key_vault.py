@@ -31,6 +31,7 @@ from rekeyd.sinks._http import (
     HttpSettings,
     bearer,
     client,
+    plain,
     segment,
 )
 from rekeyd.sinks._reference import Reference, dereference
@@ -78,7 +79,7 @@ class AzureKeyVault(HttpSettings):
 
     @property
     def place(self) -> str:
-        return f"{self.vault.partition('://')[2]}/{self.secret}"
+        return f"{plain(self.vault)}/{self.secret}"
 
     def open(self, context: SinkContext) -> Sink:
         needs = "give the identity Get and Set on secrets (role Key Vault Secrets Officer)"

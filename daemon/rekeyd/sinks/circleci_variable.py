@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 
 from rekeyd.ports import Sink
 from rekeyd.secret import AccessPair
-from rekeyd.sinks._http import Address, Call, Client, HttpSettings, client, segment
+from rekeyd.sinks._http import Address, Call, Client, HttpSettings, client, plain, segment
 from rekeyd.sinks._reference import Reference, token
 from rekeyd.sinks._value import Form, encode
 from rekeyd.sinks.base import SinkContext
@@ -57,7 +57,7 @@ class CircleciVariable(HttpSettings):
 
     @property
     def place(self) -> str:
-        return f"{self.project or self.context}/{self.variable}"
+        return f"{plain(self.address)}/{self.project or self.context}/{self.variable}"
 
     def open(self, context: SinkContext) -> Sink:
         needs = (

@@ -96,7 +96,14 @@ class Exec(SinkSettings):
 
     @property
     def place(self) -> str:
-        return shlex.join(self.command)
+        """As a shell would be told. The same program may be told by a variable where to write."""
+        variables = (f"{name}={value}" for name, value in sorted(self.environment.items()))
+        return shlex.join([*variables, *self.command])
+
+    @property
+    def label(self) -> str:
+        """Without the variables, which are nobody's to read in a log."""
+        return self.name or f"{self.type}:{shlex.join(self.command)}"
 
     @property
     def slowness(self) -> timedelta:

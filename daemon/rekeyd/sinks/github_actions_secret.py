@@ -34,7 +34,17 @@ from pydantic import Field, model_validator
 from rekeyd.errors import Refused, Transient
 from rekeyd.ports import Sink
 from rekeyd.secret import AccessPair
-from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, bearer, client, segment
+from rekeyd.sinks._http import (
+    Address,
+    Answer,
+    Call,
+    Client,
+    HttpSettings,
+    bearer,
+    client,
+    plain,
+    segment,
+)
 from rekeyd.sinks._reference import Reference, token
 from rekeyd.sinks._value import Form, encode
 from rekeyd.sinks.base import SinkContext
@@ -79,7 +89,8 @@ class GithubActionsSecret(HttpSettings):
     @property
     def place(self) -> str:
         inside = f"/{self.environment}" if self.environment else ""
-        return f"{self.repository or self.organization}{inside}/{self.secret_name}"
+        owner = self.repository or self.organization
+        return f"{plain(self.api_url)}/{owner}{inside}/{self.secret_name}"
 
     def open(self, context: SinkContext) -> Sink:
         needs = "give the token the permission Secrets: read and write, or the scope repo/admin:org"

@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 from rekeyd.errors import Refused
 from rekeyd.ports import Sink
 from rekeyd.secret import AccessPair
-from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, client, segment
+from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, client, plain, segment
 from rekeyd.sinks._reference import Reference, token
 from rekeyd.sinks._value import Form, decode, encode, refuse_foreign
 from rekeyd.sinks.base import SinkContext
@@ -65,8 +65,7 @@ class GitlabVariable(HttpSettings):
     @property
     def place(self) -> str:
         scope = "" if self.environment_scope == "*" else f" ({self.environment_scope})"
-        host = self.address.partition("://")[2]
-        return f"{host}/{self.project or self.group}/{self.variable}{scope}"
+        return f"{plain(self.address)}/{self.project or self.group}/{self.variable}{scope}"
 
     def open(self, context: SinkContext) -> Sink:
         needs = "give the token the scope api and the role Maintainer (Owner in a group)"
