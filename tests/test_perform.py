@@ -11,6 +11,7 @@ from rekeyd.observe import look
 from rekeyd.perform import PROBES, perform
 from rekeyd.ports import Listing, Request
 from rekeyd.rules import plan
+from rekeyd.secret import AccessPair
 from rekeyd.steps import Activate, Deactivate, Delete, Deliver, Mint, Rest, Step, Verify
 from world import HOUR, MINUTE, Delays, World, every
 from world.faults import Crash, Fault
@@ -294,6 +295,25 @@ def test_a_write_only_sink_that_points_elsewhere_is_given_the_pair_again() -> No
     world.run(HOUR)
 
     assert world.truth.sinks["box"].pair is not None
+
+
+def test_a_write_only_sink_that_was_pointed_elsewhere_during_a_put_is_given_the_pair_again() -> (
+    None
+):
+    world = World(sinks={"box": False})
+    deliver = until(world, Deliver)
+    box = world.identity.sinks[0]
+    put = box.put
+
+    def pointed_elsewhere(pair: AccessPair) -> None:
+        put(pair)
+        box.mark = "another place"
+
+    box.put = pointed_elsewhere  # type: ignore[method-assign]
+    do(world, deliver)
+
+    assert world.truth.custody.ledger["box"]
+    assert isinstance(plan(look(world.identity), world.timing).step, Deliver)
 
 
 def test_a_bucket_that_is_missing_says_nothing_of_the_pair() -> None:

@@ -122,15 +122,16 @@ def _deliver(who: Identity, s: Snapshot, pair: Pair, sinks: list[Sink]) -> None:
     begun = replace(s.custody, ledger=in_doubt)
     begun = _save_pair(who, begun, pair.key_id, delivered=handed, current=None)
 
-    tried = [*zip(sinks, who.each(lambda sink: _put(who, sink, access), sinks), strict=True)]
-    done = {sink.mark: pair.key_id for sink, error in tried if error is None}
+    errors = who.each(lambda sink: _put(who, sink, access), sinks)
+    tried = [*zip(marks, sinks, errors, strict=True)]
+    done = {mark: pair.key_id for mark, _, error in tried if error is None}
     try:
         who.store.save(who.name, replace(begun, ledger={**in_doubt, **done}))
     except Elsewhere:  # a put may have come late, over what another replica put since
         for mark in marks:
             who.store.ask(who.name, Request("redeliver", mark))
         raise
-    failed = {sink.name: error for sink, error in tried if error}
+    failed = {sink.name: error for _, sink, error in tried if error}
     if failed:
         kind = Transient if any(isinstance(e, Transient) for e in failed.values()) else Refused
         raise kind(

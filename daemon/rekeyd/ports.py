@@ -79,8 +79,12 @@ class Sink(Protocol):
     name: str
     """Unique within the identity: its type and what it points at, as people read it."""
 
-    mark: str
-    """What custody calls it. It changes when the sink points elsewhere, whatever its name."""
+    @property
+    def mark(self) -> str:
+        """What custody calls it, whatever its name.
+
+        It changes when the sink points elsewhere, or writes in another form.
+        """
 
     readable: bool
     """Whether `read` works. A write-only sink is followed by custody's ledger instead."""

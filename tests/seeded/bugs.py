@@ -332,8 +332,8 @@ BUGS = (
         "a failed put is written down as done",
         "crash: normal with box",
         "perform",
-        "for sink, error in tried if error is None}",
-        "for sink, error in tried}",
+        "for mark, _, error in tried if error is None}",
+        "for mark, _, error in tried}",
     ),
     bug(
         "custody is written after the put only",

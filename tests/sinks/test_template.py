@@ -94,6 +94,19 @@ def test_a_changed_template_is_delivered_anew(path, tmp_path):
     assert path.read_text().endswith("region = eu-west-1\n")
 
 
+def test_another_template_file_is_another_form(path, tmp_path):
+    source = tmp_path / "encoded.j2"
+    source.write_text(ENCODED)
+    sink = opened("template", path, template_file=str(source))
+    before = sink.mark
+    source.write_text("# " + ENCODED)
+    assert sink.mark != before
+    source.unlink()
+    assert sink.mark != before
+    source.write_text(ENCODED)
+    assert sink.mark == before
+
+
 @pytest.mark.parametrize(
     ("template", "why"),
     [

@@ -37,10 +37,15 @@ class FileSink:
     def __init__(
         self, settings: SinkSettings, file: AtomicFile, form: Format, *, readable: bool = True
     ) -> None:
-        self.name, self.mark = settings.label, settings.mark
+        self.name = settings.label
         self.readable = readable
+        self._settings = settings
         self._file = file
         self._format = form
+
+    @property
+    def mark(self) -> str:
+        return self._settings.mark
 
     def check(self) -> None:
         self._file.check(lambda content: self._edited(content, SPECIMEN))

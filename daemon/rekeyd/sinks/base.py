@@ -34,6 +34,11 @@ class SinkContext:
     """A file of CA certificates for HTTPS sinks; None for the system's."""
 
 
+def digest(*parts: object) -> str:
+    """Return a short name of these parts that shows nothing of them."""
+    return sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 class SinkSettings(BaseModel):
     """The settings that all sinks have. Unknown keys are mistakes; nothing is converted."""
 
@@ -64,8 +69,13 @@ class SinkSettings(BaseModel):
 
     @property
     def mark(self) -> str:
-        """What custody calls it. A digest: a place may be secret, as a webhook's address is."""
-        return sha256(f"{self.type}:{self.place}".encode()).hexdigest()[:16]
+        """What custody calls it. A digest: a place may be secret, as a webhook's address is.
+
+        All settings but the name count, harmless ones too: a pair that is delivered once too often
+        is the same pair, and one that is missing where the sink now points locks a consumer out.
+        """
+        settings = self.model_dump(exclude={"name"})
+        return digest(self.place, sorted(settings.items()))
 
     @property
     def slowness(self) -> timedelta:

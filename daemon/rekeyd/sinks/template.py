@@ -29,7 +29,7 @@ from rekeyd.ports import Sink
 from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._atomic import AtomicFile
 from rekeyd.sinks._file import SPECIMEN, FileSettings, FileSink, absolute
-from rekeyd.sinks.base import SinkContext, SinkSettings
+from rekeyd.sinks.base import SinkContext, SinkSettings, digest
 
 MARKERS = AccessPair("REKEYDMARKSTHEKEYID0", Secret("rekeydMarksTheSecretHere0123456789abcdef"))
 
@@ -72,7 +72,7 @@ class Source:
 
     def render(self, pair: AccessPair) -> str:
         """Render the template. Raises `Refused`, in detail only where no secret can stand."""
-        text, environment = self._source(), self._environment
+        text, environment = self.text(), self._environment
         try:
             rendered = environment.from_string(text).render(
                 access_key_id=pair.key_id,
@@ -122,7 +122,8 @@ class Source:
                 seen.add(name)
         return re.compile(pattern)
 
-    def _source(self) -> str:
+    def text(self) -> str:
+        """Return the template as it is now. Raises `Refused` when it cannot be read."""
         if self._text is not None:
             return self._text
         try:
@@ -157,6 +158,14 @@ class TemplateSink(FileSink):
     def __init__(self, settings: SinkSettings, file: AtomicFile, source: Source) -> None:
         super().__init__(settings, file, TemplateText(source), readable=source.transparent())
         self._source = source
+
+    @property
+    def mark(self) -> str:
+        """With the text of the template: another text is another form."""
+        try:
+            return digest(super().mark, self._source.text())
+        except Refused:
+            return super().mark  # nothing can be delivered; `check` says why
 
     def check(self) -> None:
         self._source.render(SPECIMEN)
