@@ -55,8 +55,6 @@ def test_a_template_that_writes_the_pair_as_it_is_can_be_read_back(path, templat
         "{{ access_key_id }}{{ secret_access_key }}",
         "{{ access_key_id|lower }} {{ secret_access_key }}",
         "{{ access_key_id }} {{ secret_access_key[:8] }}",
-        "{{ access_key_id }}",
-        "no pair at all",
     ],
 )
 def test_a_template_that_does_not_is_write_only(path, template):
@@ -65,6 +63,22 @@ def test_a_template_that_does_not_is_write_only(path, template):
     sink.check()
     sink.put(NEW)
     sink.put(NEW)
+
+
+@pytest.mark.parametrize(
+    "template", ["\n", "no pair at all", "{{ access_key_id }}", "{{ secret_access_key }}"]
+)
+def test_a_template_without_the_pair_empties_no_file(path, tmp_path, template):
+    source = tmp_path / "rclone.j2"
+    source.write_text(RCLONE)
+    opened("template", path, template_file=str(source)).put(OLD)
+    before = path.read_text()
+    source.write_text(template)
+    sink = opened("template", path, template_file=str(source))
+    for act in sink.check, lambda: sink.put(NEW):
+        with pytest.raises(Refused, match="leaves out the id or the secret"):
+            act()
+    assert path.read_text() == before
 
 
 @pytest.mark.parametrize("change", ["# by hand\n", "x"])

@@ -89,6 +89,21 @@ class Source:
             ) from None
         return str(rendered)
 
+    def written(self, pair: AccessPair) -> str:
+        """Render it for the file. Raises `Refused` also when id or secret makes no difference.
+
+        So an editor that empties the template before it saves it empties no consumer's file.
+        """
+        rendered = self.render(pair)
+        others = AccessPair(MARKERS.key_id, pair.secret), AccessPair(pair.key_id, MARKERS.secret)
+        if rendered in map(self.render, others):
+            raise Refused(
+                "the template leaves out the id or the secret, so its readers would get no pair",
+                "mend the template; it has to write access_key_id and secret_access_key",
+                reason="sink",
+            )
+        return rendered
+
     def pair_in(self, text: str) -> AccessPair | None:
         """Find the pair from which the template makes just this text."""
         found = self._pattern().fullmatch(text)
@@ -187,4 +202,4 @@ class TemplateText:
         return self._source.pair_in(text)
 
     def holding(self, text: str, pair: AccessPair) -> str:  # noqa: ARG002 - nothing in it is kept
-        return self._source.render(pair)
+        return self._source.written(pair)
