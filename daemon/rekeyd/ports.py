@@ -86,8 +86,9 @@ class Sink(Protocol):
         It changes when the sink points elsewhere, or writes in another form.
         """
 
-    readable: bool
-    """Whether `read` works. A write-only sink is followed by custody's ledger instead."""
+    @property
+    def readable(self) -> bool:
+        """Whether `read` works. A write-only sink is followed by custody's ledger instead."""
 
     def check(self) -> str | None:
         """Prove that `put` would work, without writing anything a consumer could notice.

@@ -147,9 +147,40 @@ def test_a_failure_with_the_real_pair_tells_nothing_of_it(path):
 
 def test_a_template_file_that_is_not_there_is_told(path):
     sink = opened("template", path, template_file="/nowhere/rclone.j2")
-    assert not sink.readable
     with pytest.raises(Refused, match=r"/nowhere/rclone\.j2 cannot be read: No such file"):
         sink.check()
+
+
+def test_a_template_file_that_comes_later_is_read_without_a_reload(path, tmp_path):
+    source = tmp_path / "rclone.j2"
+    sink = opened("template", path, template_file=str(source))
+    source.write_text(RCLONE)
+    assert sink.readable
+    sink.put(NEW)
+    assert sink.read().fingerprint() == NEW.fingerprint()
+
+
+def test_whether_a_template_can_be_read_back_follows_the_template(path, tmp_path):
+    source = tmp_path / "rclone.j2"
+    source.write_text(RCLONE)
+    sink = opened("template", path, template_file=str(source))
+    source.write_text(ENCODED)
+    assert not sink.readable
+    sink.put(NEW)
+    source.write_text(RCLONE)
+    assert sink.readable
+    assert sink.read() is None
+
+
+def test_without_its_template_nobody_knows_what_a_file_holds(path, tmp_path):
+    source = tmp_path / "encoded.j2"
+    source.write_text(ENCODED)
+    sink = opened("template", path, template_file=str(source))
+    sink.put(NEW)
+    source.unlink()
+    assert sink.readable
+    with pytest.raises(Refused, match="cannot be read: No such file"):
+        sink.read()
 
 
 def test_without_jinja2_check_says_what_to_install(monkeypatch, path):

@@ -34,11 +34,8 @@ class Format(Protocol):
 class FileSink:
     """A file that holds a pair: `rekeyd.ports.Sink`."""
 
-    def __init__(
-        self, settings: SinkSettings, file: AtomicFile, form: Format, *, readable: bool = True
-    ) -> None:
+    def __init__(self, settings: SinkSettings, file: AtomicFile, form: Format) -> None:
         self.name = settings.label
-        self.readable = readable
         self._settings = settings
         self._file = file
         self._format = form
@@ -46,6 +43,10 @@ class FileSink:
     @property
     def mark(self) -> str:
         return self._settings.mark
+
+    @property
+    def readable(self) -> bool:
+        return True
 
     def check(self) -> None:
         self._file.check(lambda content: self._edited(content, SPECIMEN))
@@ -60,13 +61,14 @@ class FileSink:
     def _edited(self, content: bytes | None, pair: AccessPair) -> bytes:
         """Put the pair in, and prove on the result that a consumer would read just this pair."""
         before = _text(content or b"")
-        if self.readable:
+        readable = self.readable
+        if readable:
             self._held(before)
         try:
             after = self._format.holding(before, pair)
         except ValueError as error:
             raise self._refused(error) from None
-        if self.readable:
+        if readable:
             held = self._held(after)
             if held is None or held.fingerprint() != pair.fingerprint():
                 raise self._refused(

@@ -116,11 +116,8 @@ class Source:
         return pair if self.render(pair) == text else None
 
     def transparent(self) -> bool:
-        """Tell whether `pair_in` can undo `render`."""
-        try:
-            found = self.pair_in(self.render(TRICKY))
-        except Refused:
-            return False  # `check` says why
+        """Tell whether `pair_in` can undo `render`. Raises `Refused` when nothing is rendered."""
+        found = self.pair_in(self.render(TRICKY))
         return found is not None and found.fingerprint() == TRICKY.fingerprint()
 
     def _pattern(self) -> re.Pattern[str]:
@@ -171,7 +168,7 @@ class TemplateSink(FileSink):
     """A file that is all template: `rekeyd.ports.Sink`."""
 
     def __init__(self, settings: SinkSettings, file: AtomicFile, source: Source) -> None:
-        super().__init__(settings, file, TemplateText(source), readable=source.transparent())
+        super().__init__(settings, file, TemplateText(source))
         self._source = source
 
     @property
@@ -181,6 +178,14 @@ class TemplateSink(FileSink):
             return digest(super().mark, self._source.text())
         except Refused:
             return super().mark  # nothing can be delivered; `check` says why
+
+    @property
+    def readable(self) -> bool:
+        """Whether the template, as it is now, writes the pair as it is."""
+        try:
+            return self._source.transparent()
+        except Refused:
+            return True  # nobody can tell what the file holds; `read` says why
 
     def check(self) -> None:
         self._source.render(SPECIMEN)
