@@ -41,6 +41,7 @@ def test_help_and_version_need_no_configuration(rekeyd, config):
     config.path.unlink()
 
     assert "rotate --revoke-now" in rekeyd("--help").out
+    assert "rekeyd provision && rekeyd check" in rekeyd("--help").out  # check wants the user
     assert rekeyd("--version").out.startswith("rekeyd ")
 
 

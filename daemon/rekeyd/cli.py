@@ -35,7 +35,7 @@ def cli(context: click.Context, config: Path | None) -> None:
     """Keep the access keys of AWS backup users fresh.
 
     \b
-    Set up once:        rekeyd check && rekeyd provision
+    Set up once:        rekeyd provision && rekeyd check
     Run as a service:   rekeyd run
     Look:               rekeyd status
     A new pair now:     rekeyd rotate
