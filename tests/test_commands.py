@@ -247,7 +247,8 @@ def test_plan_of_a_hold_says_what_to_do(rekeyd, aws):
     done = rekeyd("plan")
 
     assert done.code == 3
-    assert "create it with `rekeyd provision`" in done.out
+    assert "create it (`rekeyd provision` makes those that have a `group` and a" in done.out
+    assert "or correct `user` in the configuration" in done.out
 
 
 def test_plan_shows_the_others_when_one_account_is_out_of_reach(rekeyd, config):
@@ -339,7 +340,33 @@ def test_check_tells_each_thing_that_is_wrong(rekeyd, aws, config):
     assert done.code == 1
     assert "IAM knows no such user" in failed["user backup_user"]
     assert any("/nowhere/at/all" in problem for problem in failed.values())
-    assert "→ create it with `rekeyd provision`" in rekeyd("check").out
+
+
+@pytest.mark.parametrize(
+    ("provisioned", "remedy"),
+    [
+        (PROVISIONED, "create it with `rekeyd provision`"),
+        ({}, "make the user where it is provisioned, or correct `user` in the configuration"),
+    ],
+)
+def test_check_says_who_makes_a_user_that_is_missing(rekeyd, aws, config, provisioned, remedy):
+    aws.iam.delete_user(UserName="backup_user")
+    config(**provisioned)
+
+    assert f"→ {remedy}\n" in rekeyd("check").out
+
+
+def test_check_tells_of_a_user_that_was_made_again(rekeyd, aws, config):
+    rekeyd("rotate")
+    aws.iam.delete_access_key(UserName="backup_user", AccessKeyId=config.held())
+    aws.iam.delete_user(UserName="backup_user")
+    new = aws.iam.create_user(UserName="backup_user")["User"]["UserId"]
+
+    done = rekeyd("check")
+
+    assert done.code == 1
+    assert "✗ user backup_user: the user was deleted and made again" in done.out
+    assert f"→ if that was meant, `rekeyd adopt IDENTITY {new}` hands over" in done.out
 
 
 def test_check_says_plainly_what_a_store_lacks(rekeyd, proxy, config):

@@ -28,7 +28,8 @@ ROOT = Hold(
 USER_MISSING = Hold(
     "user_missing",
     "IAM knows no such user, so its backups cannot sign in",
-    "create it with `rekeyd provision`, or correct `user` in the configuration",
+    "create it (`rekeyd provision` makes those that have a `group` and a `policy`), "
+    "or correct `user` in the configuration",
 )
 
 

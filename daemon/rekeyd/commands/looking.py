@@ -15,6 +15,7 @@ from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import document
 from rekeyd.errors import Refused, RekeydError
 from rekeyd.exits import DONE, FAILED, HELD, exit_code, worst
+from rekeyd.holds import user_replaced
 from rekeyd.model import Custody, Snapshot, Timing
 from rekeyd.observe import look
 from rekeyd.ports import Identity, Sink
@@ -195,7 +196,7 @@ def _try_identity(shop: Workshop, identity: IdentitySettings) -> list[dict[str, 
     account, who = shop.account(identity), shop.build(identity)
     if works("credentials", account.caller):
         works("not root's credentials", lambda: _not_root(who))
-        if works(f"user {identity.user}", lambda: _user_exists(who)):
+        if works(f"user {identity.user}", lambda: _user_is_known(who, identity)):
             iam = AwsIam(account, identity.user)
             if works("list its keys", lambda: _room(who)):
                 works("what IAM can tell", iam.gaps)
@@ -216,9 +217,15 @@ def _not_root(who: Identity) -> None:
         raise Refused("signs as the account's root user", "use the policy of `rekeyd policy`")
 
 
-def _user_exists(who: Identity) -> None:
-    if who.iam.user_id() is None:
-        raise Refused("IAM knows no such user", "create it with `rekeyd provision`")
+def _user_is_known(who: Identity, settings: IdentitySettings) -> None:
+    user_id = who.iam.user_id()
+    if user_id is None:
+        made = "make the user where it is provisioned, or correct `user` in the configuration"
+        do = "create it with `rekeyd provision`" if settings.provisioned_here else made
+        raise Refused("IAM knows no such user", do)
+    if who.store.load(who.name).user_id not in {None, user_id}:
+        replaced = user_replaced(user_id)
+        raise Refused(replaced.what, replaced.do)
 
 
 def _room(who: Identity) -> None:

@@ -23,7 +23,7 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
     told, changed = [], 0
     accounts: dict[str, Any] = {}
     for identity in settings.identities:
-        if not (identity.group and identity.policy):
+        if not identity.provisioned_here:
             missing = [
                 f"no `{name}`" for name in ("group", "policy") if not getattr(identity, name)
             ]
@@ -62,7 +62,7 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
 def policy(settings: Settings, party: str) -> int:
     """Print the least policy of a party."""
     partition = _partition(settings)
-    specs = [_spec(settings, i, partition) for i in settings.identities if i.group and i.policy]
+    specs = [_spec(settings, i, partition) for i in settings.identities if i.provisioned_here]
     match party:
         case "rotator":
             users = [documents.User(i.user, i.path) for i in settings.identities]

@@ -442,6 +442,11 @@ class IdentitySettings(_Model):
         return verify
 
     @property
+    def provisioned_here(self) -> bool:
+        """Whether `rekeyd provision` makes its user."""
+        return bool(self.group and self.policy)
+
+    @property
     def without_default_sts(self) -> "IdentitySettings":
         """Return these settings as they are where no STS can be asked."""
         if "verify" in self.model_fields_set:
