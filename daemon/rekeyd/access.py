@@ -10,10 +10,20 @@ from pathlib import Path
 
 import structlog
 
-from rekeyd.config import TlsSettings
+from rekeyd.config import Listen, TlsSettings
 from rekeyd.errors import Misconfigured
 
 _log = structlog.get_logger(__name__)
+
+
+def secured(listen: Listen) -> "tuple[Certificate | None, Gate | None]":
+    """Open what a listener shows and asks for, where the settings want it.
+
+    Raises `Misconfigured` when the certificate or the password hashes cannot be used.
+    """
+    tls = Certificate(listen.tls_server_config) if listen.tls_server_config else None
+    gate = Gate(listen.basic_auth_users) if listen.basic_auth_users else None
+    return tls, gate
 
 
 class Gate:

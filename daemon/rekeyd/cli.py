@@ -291,13 +291,14 @@ def policy(path: Path | None, *, party: str) -> None:
 
 
 @cli.command()
-@click.option("--offline", is_flag=True, help="The configuration and the state only.")
+@click.option("--offline", is_flag=True, help="Only what is on this machine, and no sink.")
 @_json_option
 @_config_option
 def check(path: Path | None, *, offline: bool, as_json: bool) -> None:
     """Try everything that a rotation needs, before it is needed.
 
-    Configuration, state, credentials, permissions and every sink. Mints and writes nothing.
+    Configuration, state, listener, credentials, permissions and every sink. Mints nothing, and
+    leaves nothing behind.
 
     \b
       rekeyd check --offline    in CI, or before a reload

@@ -19,7 +19,7 @@ from wsgiref.types import WSGIApplication
 
 import structlog
 
-from rekeyd.access import Certificate, Gate
+from rekeyd.access import secured
 from rekeyd.config import Listen
 from rekeyd.errors import Misconfigured
 from rekeyd.wsgi import apply, environ, plain
@@ -108,9 +108,7 @@ class Listener:
         self.stop()
 
     def _secure(self, listen: Listen) -> None:
-        tls = Certificate(listen.tls_server_config) if listen.tls_server_config else None
-        gate = Gate(listen.basic_auth_users) if listen.basic_auth_users else None
-        self._tls, self._gate = tls, gate
+        self._tls, self._gate = secured(listen)
 
     def _run(self) -> None:
         asyncio.run(self._listen())

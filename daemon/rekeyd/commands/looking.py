@@ -5,15 +5,18 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 
+from rekeyd.access import secured
 from rekeyd.assemble import Workshop, fit_sealer, side_by_side, state_to_look_at
 from rekeyd.commands import ago, event_line, print_json, say, table
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import document
-from rekeyd.errors import Refused, RekeydError
+from rekeyd.errors import Misconfigured, Refused, RekeydError
 from rekeyd.exits import DONE, FAILED, HELD, exit_code, worst
 from rekeyd.holds import user_replaced
 from rekeyd.model import Custody, Snapshot, Timing
@@ -164,6 +167,8 @@ def history(settings: Settings, identity: str | None, lines: int, as_json: bool)
 def check(settings: Settings, offline: bool, as_json: bool) -> int:
     """Try what a rotation needs, and print each answer. Returns the worst answer's exit code."""
     results: list[dict[str, Any]] = []
+    if not (offline or settings.state_is_shared):
+        _try(results, "", "write to the state", lambda: _writable(Path(settings.state)))
     with state_to_look_at(settings) as store:
         shop: Workshop | None = None
 
@@ -172,6 +177,8 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
             shop = workshop(settings, store)
 
         _try(results, "", "state and seal key", state)
+        if settings.listen:
+            _try(results, "", "what the listener needs", partial(secured, settings.listen))
         if shop and not offline:
             for tried in side_by_side(partial(_try_identity, shop), settings.identities):
                 results += tried
@@ -182,6 +189,18 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
     else:
         _show_checks(settings, results)
     return worst(r["exit"] for r in results)
+
+
+def _writable(folder: Path) -> None:
+    """Make a folder for a moment where the state is, or is to be. Raises `Misconfigured`."""
+    try:
+        nearest = next(place for place in (folder, *folder.parents) if place.exists())
+        TemporaryDirectory(prefix="rekeyd-", dir=nearest).cleanup()
+    except OSError as error:
+        raise Misconfigured(
+            f"the state {folder} cannot be made or written: {error.strerror}",
+            "rekeyd needs a folder of its own that it can write to: see `state` and its owner",
+        ) from None
 
 
 def _try_identity(shop: Workshop, identity: IdentitySettings) -> list[dict[str, Any]]:
