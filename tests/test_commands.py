@@ -272,7 +272,9 @@ def test_plan_shows_the_others_when_one_account_is_out_of_reach(rekeyd, config):
 
 def test_status_tells_of_an_identity_that_nobody_looked_at(rekeyd):
     assert "never looked at" in rekeyd("status").out
-    assert rekeyd("status", "--json").json["identities"] == []
+    [told] = rekeyd("status", "--json").json["identities"]
+    assert (told["identity"], told["stage"]) == ("backup_user", "never looked at")
+    assert told["at"] is told["rule"] is None
     assert "nothing was done yet" in rekeyd("history").out
 
 

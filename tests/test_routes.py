@@ -37,6 +37,9 @@ class Board:
         self.problems: list[str] = []
         self.trouble: list[str] = []
 
+    def names(self) -> list[str]:
+        return ["backup_user", "new_user"]
+
     def statuses(self) -> list[Status]:
         return self.shown
 
@@ -128,7 +131,7 @@ def test_health_and_readiness_say_what_is_wrong(get: Client, board: Board) -> No
 def test_the_status_is_served_as_the_document(get: Client) -> None:
     status, headers, body = get("/api/v1/status")
     assert (status, headers["Content-Type"]) == (200, "application/json")
-    assert json.loads(body) == document([STATUS], NOW)
+    assert json.loads(body) == document([STATUS], NOW, ["backup_user", "new_user"])
 
 
 def test_the_page_is_served_under_its_own_policy(get: Client) -> None:
@@ -176,6 +179,15 @@ def test_the_document_is_as_it_is_described() -> None:
 def test_every_field_of_the_document_is_described(kind: type) -> None:
     for field in fields(kind):
         assert f"`{field.name}`" in str(document.__doc__)
+
+
+def test_an_identity_that_nobody_looked_at_has_every_field_too() -> None:
+    seen, unseen = document([STATUS], NOW, ["backup_user", "new_user"])["identities"]
+
+    assert (unseen["identity"], unseen["stage"]) == ("new_user", "never looked at")
+    assert unseen["at"] is unseen["rule"] is unseen["hold"] is None
+    assert (unseen["keys"], unseen["sinks"]) == ([], [])
+    assert unseen.keys() == seen.keys()
 
 
 def test_instants_are_utc_wherever_they_come_from() -> None:

@@ -20,6 +20,9 @@ from rekeyd.view import Status
 class Board(Protocol):
     """What the service shows of itself. Called from several threads at once."""
 
+    def names(self) -> Sequence[str]:
+        """Return the names of all identities."""
+
     def statuses(self) -> Sequence[Status]:
         """Return how each identity stood at its last look."""
 
@@ -83,7 +86,8 @@ def _probe(problems: Sequence[str], well: str) -> Answer:
 
 
 def _status(board: Board, now: datetime) -> Answer:
-    text = json.dumps(document(board.statuses(), now), ensure_ascii=False, indent=2)
+    told = document(board.statuses(), now, board.names())
+    text = json.dumps(told, ensure_ascii=False, indent=2)
     return HTTPStatus.OK, "application/json", f"{text}\n".encode()
 
 

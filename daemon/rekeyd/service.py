@@ -292,6 +292,9 @@ class Service:
 
     # What the listener asks.
 
+    def names(self) -> Sequence[str]:
+        return [runner.name for runner in self._all()]
+
     def statuses(self) -> Sequence[Status]:
         known = self.recorder.stands()
         return [known[runner.name] for runner in self._all() if runner.name in known]

@@ -15,7 +15,7 @@ from rekeyd.access import secured
 from rekeyd.assemble import Workshop, fit_sealer, side_by_side, state_to_look_at
 from rekeyd.commands import ago, event_line, print_json, say, table
 from rekeyd.config import IdentitySettings, Settings
-from rekeyd.document import document
+from rekeyd.document import UNSEEN, document
 from rekeyd.errors import Misconfigured, Refused, RekeydError
 from rekeyd.exits import DONE, FAILED, HELD, exit_code, worst
 from rekeyd.holds import user_replaced
@@ -95,7 +95,7 @@ def status(settings: Settings, as_json: bool) -> int:
     names = [identity.name for identity in settings.identities]
     statuses = [known[name] for name in names if name in known]
     if as_json:
-        print_json(document(statuses, datetime.now(UTC)))
+        print_json(document(statuses, datetime.now(UTC), names))
     else:
         _show_statuses(statuses, [name for name in names if name not in known])
     return HELD if any(one.hold for one in statuses) else DONE
@@ -114,7 +114,7 @@ def _show_statuses(statuses: list[Status], unknown: list[str]) -> None:
         )
         for one in statuses
     ]
-    rows += [(name, "never looked at", "-", "-", "-", "-", "-") for name in unknown]
+    rows += [(name, UNSEEN, "-", "-", "-", "-", "-") for name in unknown]
     headings = ("IDENTITY", "STAGE", "KEY", "MADE", "NEXT ROTATION", "SINKS", "LOOKED")
     click.echo(table(headings, rows))
     for one in statuses:
