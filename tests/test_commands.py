@@ -423,6 +423,27 @@ def test_check_says_plainly_what_only_a_delivery_can_show(rekeyd, config):
     assert "! sink script: without a `check` command only a delivery shows" in done.out
 
 
+def test_check_says_of_which_identities_a_note_is_where_there_are_several(rekeyd, config, proxy):
+    proxy.fail("GetAccessKeyLastUsed", "NotImplemented", 501)
+    config.through(proxy)
+    other = config.identity | {
+        "name": "other",
+        "aws": {"region": "us-east-1", "profile": "none"},
+        "sinks": [{"type": "exec", "name": "script", "command": ["/bin/true"]}],
+    }
+    again = config.identity | {
+        "name": "again",
+        "aws": {"endpoint_url_s3": "http://127.0.0.1:9"},
+        "sinks": [{"type": "credential_process", "path": str(config.folder / "again")}],
+    }
+    config(top={"identities": [config.identity, again, other]})
+
+    done = rekeyd("check")
+
+    assert "! backup_user, again: this store does not say when a key was last used" in done.out
+    assert "! other: sink script: without a `check` command only a delivery shows" in done.out
+
+
 def test_check_before_the_first_start_makes_neither_a_state_nor_a_seal_key(rekeyd, config):
     del config.plain["seal"]
     config()
@@ -492,12 +513,22 @@ def test_provision_makes_what_is_missing_and_then_nothing_more(rekeyd, aws, conf
     assert [group["GroupName"] for group in groups] == ["backup_group"]
 
 
-def test_users_of_one_group_are_no_strangers_to_each_other(rekeyd, aws, config):
+@pytest.fixture
+def group_of_two(aws, config):
+    """Two identities that share a group and its policy, and nothing of them in IAM."""
     aws.iam.delete_user(UserName="backup_user")
     other = {"user": "other_user", "sinks": [{"type": "exec", "command": ["/bin/true"]}]}
-    both = [config.identity | PROVISIONED, PROVISIONED | other]
-    config(top={"identities": both})
+    config(top={"identities": [config.identity | PROVISIONED, PROVISIONED | other]})
 
+
+def test_a_dry_run_makes_what_two_share_once_as_the_run_does(rekeyd, group_of_two):
+    foreseen = rekeyd("provision", "--dry-run", "--json").json["provisioned"]
+    made = rekeyd("provision", "--json").json["provisioned"]
+
+    assert [one["changes"] for one in foreseen] == [one["changes"] for one in made]
+
+
+def test_users_of_one_group_are_no_strangers_to_each_other(rekeyd, group_of_two):
     assert rekeyd("provision").code == 0
     again = rekeyd("provision", "--dry-run")
 

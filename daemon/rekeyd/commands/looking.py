@@ -293,6 +293,15 @@ def _show_checks(settings: Settings, results: list[dict[str, Any]]) -> None:
             problem = f": {r['problem']}" if r["problem"] else ": not all" if r["notes"] else ""
             mark = good if r["ok"] else bad
             say(f"{r['check']}{problem}", r["do"], lead=f"{'  ' * bool(identity)}{mark} ")
-    for note in dict.fromkeys(note for r in results for note in r["notes"]):
+    _show_notes(results, named=len(settings.identities) > 1)
+
+
+def _show_notes(results: list[dict[str, Any]], *, named: bool) -> None:
+    """Show each note once, with the identities that it is about where there are several."""
+    about: dict[str, list[str]] = {}
+    for r in results:
+        for note in r["notes"]:
+            about.setdefault(note, []).append(r["identity"])
+    for note, names in about.items():
         click.echo()
-        say(note, lead=click.style("! ", fg="yellow"))
+        say(f"{', '.join(names)}: {note}" if named else note, lead=click.style("! ", fg="yellow"))

@@ -2,7 +2,7 @@
 
 import json
 from contextlib import closing, suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Misconfigured, RekeydError
 from rekeyd.exits import CHANGES, DONE
 
+if TYPE_CHECKING:
+    from rekeyd.provision import Change
+
 COLOURS = {"create": "green", "change": "yellow", "remove": "red"}
 
 
@@ -22,6 +25,7 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
 
     told, changed = [], 0
     accounts: dict[str, Any] = {}
+    foreseen: set[tuple[Any, Change]] = set()
     for identity in settings.identities:
         if not identity.provisioned_here:
             missing = [
@@ -38,18 +42,22 @@ def provision(settings: Settings, dry_run: bool, take_over: bool, as_json: bool)
             plan = provisioner.plan()
             for notice in plan.notices:
                 _say(as_json, click.style(f"{identity.name}: note: {notice}", fg="yellow"))
-            for change in plan.changes:
+            # What identities share, as a group, is made with the first of them.
+            changes = [c for c in plan.changes if (account, c) not in foreseen]
+            if dry_run:
+                foreseen.update((account, change) for change in changes)
+            for change in changes:
                 _say(as_json, click.style(change.text, fg=COLOURS[change.action]))
-            if not plan.changes:
+            if not changes:
                 _say(as_json, f"{identity.name}: nothing to change")
-            changed += len(plan.changes)
-            done = 0 if dry_run else sum(1 for _ in provisioner.apply(plan.changes))
+            changed += len(changes)
+            done = 0 if dry_run else sum(1 for _ in provisioner.apply(changes))
             if done:
                 _say(as_json, f"{identity.name}: {done} changes made")
         told.append(
             {
                 "identity": identity.name,
-                "changes": [change.data() for change in plan.changes],
+                "changes": [change.data() for change in changes],
                 "notices": list(plan.notices),
                 "made": done,
             }
