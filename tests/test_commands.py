@@ -1,6 +1,7 @@
 """What the commands do to IAM, the sinks and the state, by themselves and through a daemon."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -8,11 +9,12 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import click
 import pytest
 
-from processes import running
+from processes import PROGRAM, running
 from rekeyd.assemble import open_store
 from rekeyd.commands import ago, event_line, say, table
 from rekeyd.config import load
@@ -618,6 +620,40 @@ def test_a_reader_that_went_away_ends_it_quietly(config):
 
         assert process.stderr.read() == b""
         assert process.returncode in {1, -signal.SIGPIPE}
+
+
+def test_what_a_terminal_cannot_show_is_replaced(config):
+    config(top={"seal": "file:/nowhere/seal.key"})
+    command = [*PROGRAM, "-c", str(config.path)]
+    latin = {"env": os.environ | {"PYTHONIOENCODING": "latin-1"}, "capture_output": True}
+
+    shown = subprocess.run([*command, "check"], **latin, check=False)
+    refused = subprocess.run([*command, "rotate"], **latin, check=False)
+
+    assert (shown.returncode, refused.returncode) == (78, 78)
+    assert b"? configuration: 1 identity\n" in shown.stdout
+    assert b"\n  ? " in refused.stderr
+
+
+def test_json_is_utf_8_wherever_it_is_printed(rekeyd, config):
+    rekeyd("rotate")
+    command = [*PROGRAM, "-c", str(config.path), "status", "--json"]
+    latin = os.environ | {"PYTHONIOENCODING": "latin-1"}
+
+    shown = subprocess.run(command, env=latin, capture_output=True, check=True)
+
+    [key] = json.loads(shown.stdout.decode("utf-8"))["identities"][0]["keys"]
+    assert key["key"] == f"…{config.held()[-4:]}"
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_disk_that_is_full_is_said_where_the_output_goes_there(config, form):
+    command = [*PROGRAM, "-c", str(config.path), "status", *form]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    said = "rekeyd: what it prints cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
 
 
 # how things are said

@@ -1,9 +1,11 @@
 """The commands. Each is thin: it asks another module, shows the answer, and picks the exit code."""
 
+import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -354,6 +356,9 @@ def _named(settings: Settings, names: tuple[str, ...]) -> list[IdentitySettings]
 
 def main() -> NoReturn:
     """Run a command. What goes wrong is said in one place, without a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # what a terminal cannot show
     try:
         sys.exit(cli.main(prog_name="rekeyd", standalone_mode=False))
     except click.ClickException as error:
@@ -370,11 +375,24 @@ def main() -> NoReturn:
         sys.stderr.close()
         sys.exit(FAILED)
     except Exception as error:  # noqa: BLE001 (no traceback ever reaches a user)
-        click.echo(
-            f"rekeyd: an unexpected {type(error).__name__} at {_where(error)}; please report it",
-            err=True,
-        )
+        click.echo(f"rekeyd: {_unforeseen(error)}", err=True)
         sys.exit(FAILED)
+
+
+def _unforeseen(error: Exception) -> str:
+    if isinstance(error, OSError) and not _can_print():
+        return f"what it prints cannot be written: {error.strerror}"
+    return f"an unexpected {type(error).__name__} at {_where(error)}; please report it"
+
+
+def _can_print() -> bool:
+    """Tell whether what was printed reaches anybody. Where not, Python is not to try it again."""
+    try:
+        print(end="", flush=True)  # noqa: T201 (where there is no output, this does nothing)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _where(error: BaseException) -> str:

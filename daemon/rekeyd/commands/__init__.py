@@ -79,7 +79,9 @@ def event_line(event: Event, *, named: bool = True) -> str:
 
 
 def print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, default=_plain, ensure_ascii=False))
+    """Print a document as UTF-8 in every locale, since programs read it (RFC 8259, 8.1)."""
+    text = json.dumps(document, indent=2, default=_plain, ensure_ascii=False)
+    click.echo(text.encode(errors="replace"))
 
 
 def _plain(value: Any) -> str:
