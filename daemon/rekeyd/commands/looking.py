@@ -11,7 +11,6 @@ from typing import Any
 
 import click
 
-from rekeyd.access import secured
 from rekeyd.assemble import Workshop, fit_sealer, side_by_side, state_to_look_at
 from rekeyd.commands import ago, event_line, print_json, say, table
 from rekeyd.config import IdentitySettings, Settings
@@ -178,6 +177,8 @@ def check(settings: Settings, offline: bool, as_json: bool) -> int:
 
         _try(results, "", "state and seal key", state)
         if settings.listen:
+            from rekeyd.access import secured  # noqa: PLC0415 (0.1 s, which `rotate` shall not pay)
+
             _try(results, "", "what the listener needs", partial(secured, settings.listen))
         if shop and not offline:
             for tried in side_by_side(partial(_try_identity, shop), settings.identities):
