@@ -1,8 +1,8 @@
 """AWS as the core needs it: IAM for one user, the pair as its consumer uses it, and clients.
 
-One session serves every identity of one account setting: a session costs 0.2 s and 10 MiB, a
-client made, used and closed 3 ms. Sessions are botocore's, the engine of boto3: the daemon needs
-nothing of what boto3 puts on top, which costs 60 ms and 3 MiB.
+One session serves every identity of one account setting: with its first client a session costs
+0.2 s and 10 MiB, a client made, used and closed 3 ms. Sessions are botocore's, the engine of boto3:
+the daemon needs nothing of what boto3 puts on top, which costs 60 ms and 3 MiB.
 """
 
 import time
@@ -16,14 +16,15 @@ from typing import Any, Protocol
 
 from botocore.config import Config
 from botocore.credentials import (
-    AssumeRoleCredentialFetcher,
+    Credentials,
     DeferredRefreshableCredentials,
+    ReadOnlyCredentials,
 )
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, NoCredentialsError
 
-from rekeyd.botoerrors import CREDENTIALS, MISSING, translated
+from rekeyd.botoerrors import CREDENTIALS, MISSING, signing_in, translated
 from rekeyd.botomodels import new_session
-from rekeyd.errors import Gone, Propagating, Refused, Transient, Unanswered
+from rekeyd.errors import Gone, Propagating, Refused, RekeydError, Transient, Unanswered
 from rekeyd.model import Key
 from rekeyd.ports import Listing, NewKey
 from rekeyd.secret import AccessPair, Secret, short
@@ -86,12 +87,16 @@ class AccountSettings(Protocol):
 
 
 class Account:
-    """Clients signed with the daemon's own credentials, as one `aws` setting says."""
+    """Clients signed with the daemon's own credentials, as one `aws` setting says.
+
+    The credentials are read from where they come from once, and anew after AWS refused them or they
+    could not be had: a person may have renewed a file, or a service may be up by now.
+    """
 
     def __init__(self, settings: AccountSettings, watch: RequestWatcher) -> None:
         self.settings = settings
-        self.renewals = 0
         self._watch = watch
+        self._own: Credentials | None = None
         self._caller: tuple[float, str] | None = None
 
     def client(self, service: str, region: str | None = None, config: Config = PATIENT) -> Any:
@@ -144,12 +149,12 @@ class Account:
             raise
 
     def _answered(self, service: str, operation: str, code: str, seconds: float) -> None:
-        """Read the credentials anew once they are refused: a person may have renewed their file."""
         self._watch(service, operation, code, seconds)
         if code in CREDENTIALS:
-            self.renewals += 1
-            self._caller = None
-            self.__dict__.pop("_session", None)
+            self._forget()
+
+    def _forget(self) -> None:
+        self._own = self._caller = None
 
     def _endpoint(self, service: str) -> str | None:
         own: str | None = getattr(self.settings, f"endpoint_url_{service}", None)
@@ -159,23 +164,72 @@ class Account:
     def _session(self) -> Any:  # its stubs know services by literal name only
         with translated("set up its AWS session", "", "the profile"):
             session = new_session(self.settings.profile, self.settings.region)
-            if not self.settings.role_arn:
-                return session
-            return self._assumed(session, self.settings.role_arn)
-
-    def _assumed(self, source: Any, role_arn: str) -> Any:
-        session: Any = new_session(None, self.settings.region)
-        extra = {"ExternalId": self.settings.external_id} if self.settings.external_id else {}
-        fetcher = AssumeRoleCredentialFetcher(
-            client_creator=source.create_client,
-            source_credentials=source.get_credentials(),
-            role_arn=role_arn,
-            extra_args={"RoleSessionName": "rekeyd", **extra},
-        )
-        session._credentials = DeferredRefreshableCredentials(  # noqa: SLF001
-            refresh_using=fetcher.fetch_credentials, method="assume-role"
-        )
+        session.register_component("credential_provider", _Asking(self._frozen))
         return session
+
+    def _frozen(self) -> ReadOnlyCredentials:
+        """Return what to sign a request with."""
+        try:
+            with signing_in(self.settings.role_arn or ""):
+                own = self._own = self._own or self._found()
+                return own.get_frozen_credentials()
+        except RekeydError:
+            self._forget()
+            raise
+
+    def _found(self) -> Credentials:
+        if not self.settings.role_arn:
+            return self._source()
+        return DeferredRefreshableCredentials(refresh_using=self._assume, method="assume-role")
+
+    def _source(self) -> Credentials:
+        """Read the credentials in a session of its own: a session remembers what its files said."""
+        session = new_session(self.settings.profile, self.settings.region)
+        session.register_component("data_loader", self._session.get_component("data_loader"))
+        found = session.get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return found
+
+    def _assume(self) -> dict[str, str]:
+        source = self._source().get_frozen_credentials()
+        external_id = {"ExternalId": self.settings.external_id} if self.settings.external_id else {}
+        with closing(
+            self._made(
+                "sts",
+                self._watch,
+                config=PATIENT,
+                aws_access_key_id=source.access_key,
+                aws_secret_access_key=source.secret_key,
+                aws_session_token=source.token,
+            )
+        ) as sts:
+            made = sts.assume_role(
+                RoleArn=self.settings.role_arn, RoleSessionName="rekeyd", **external_id
+            )["Credentials"]
+        return {
+            "access_key": made["AccessKeyId"],
+            "secret_key": made["SecretAccessKey"],
+            "token": made["SessionToken"],
+            "expiry_time": made["Expiration"].isoformat(),
+        }
+
+
+class _Asking(Credentials):
+    """Credentials that are asked for at each signature, so that no client holds on to any.
+
+    To a session this is where they are found, too.
+    """
+
+    def __init__(self, ask: Callable[[], ReadOnlyCredentials]) -> None:
+        super().__init__("", "", method="rekeyd")
+        self._ask = ask
+
+    def load_credentials(self) -> Credentials:
+        return self
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        return self._ask()
 
 
 class AwsIam:
@@ -193,14 +247,10 @@ class AwsIam:
         self._user = user
         self._may_act = may_act
         self._resource = f"user {user}"
-        self._made: tuple[int, Any] | None = None
 
-    @property
+    @cached_property
     def _client(self) -> Any:
-        """The client of this user, made anew when the account's credentials are."""
-        if self._made is None or self._made[0] != self._account.renewals:
-            self._made = self._account.renewals, self._guarded()
-        return self._made[1]
+        return self._guarded()
 
     def _guarded(self, config: Config = PATIENT) -> Any:
         client = self._account.client("iam", config=config)

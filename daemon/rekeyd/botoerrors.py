@@ -119,6 +119,24 @@ def translated(what: str, action: str, resource: str, party: str = "rotator") ->
         raise _no_answer(error, what) from None  # it may repeat parameters, and so a secret
 
 
+@contextmanager
+def signing_in(role: str) -> Iterator[None]:
+    """Get the daemon's own credentials, which may take calls of AWS to assume `role`.
+
+    Raises as `translated` does, but never `Unanswered`: what is to be signed was not sent. Where
+    they come from may be anybody's program, and what it leads to is `Transient`.
+    """
+    try:
+        with translated("sign in", "sts:AssumeRole", role):
+            yield
+    except Unanswered as error:
+        raise Transient(str(error), error.do) from None
+    except RekeydError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a credential_process can fail in any way
+        raise _not_fetched(error, "sign in") from None
+
+
 def _answer(
     error: exceptions.ClientError, what: str, action: str, resource: str, party: str
 ) -> RekeydError:
@@ -202,11 +220,7 @@ def _no_answer(error: Exception, what: str) -> RekeydError:
             "check the network and the proxy; AWS_CA_BUNDLE if the certificate is not trusted",
         )
     if isinstance(error, CREDENTIALS_LATER):
-        return Transient(
-            f"could not {what}: rekeyd's own credentials cannot be fetched just now ({name}); "
-            "the pairs in use go on working",
-            "check the role, the instance metadata or the credential_process that provides them",
-        )
+        return _not_fetched(error, what)
     if isinstance(error, NO_CREDENTIALS):
         return Refused(
             f"could not {what}: rekeyd has no usable AWS credentials ({name}); "
@@ -224,6 +238,14 @@ def _no_answer(error: Exception, what: str) -> RekeydError:
         f"could not {what}: the AWS library refuses the request ({name})",
         "compare the configuration with what AWS allows there",
         reason="request",
+    )
+
+
+def _not_fetched(error: Exception, what: str) -> Transient:
+    return Transient(
+        f"could not {what}: rekeyd's own credentials cannot be fetched just now "
+        f"({type(error).__name__}); the pairs in use go on working",
+        "check the role, the instance metadata or the credential_process that provides them",
     )
 
 
