@@ -328,6 +328,26 @@ def test_a_profile_that_is_not_there_is_a_mistake(aws):
         account.client("iam")
 
 
+def test_an_address_that_is_none_is_a_mistake(aws, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:4566")
+    account = Account(AwsSettings(region="us-east-1"), lambda *_: None)
+
+    for act in (lambda: account.client("iam"), lambda: consumer(account).probe(NOBODY)):
+        with pytest.raises(Misconfigured, match=r"AWS settings cannot be used \(ValueError\)"):
+            act()
+
+
+def test_a_region_that_comes_late_is_found(aws, monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    account = Account(AwsSettings(), lambda *_: None)
+
+    with pytest.raises(Misconfigured, match="NoRegionError"):
+        account.client("kms")
+    (tmp_path / "config").write_text("[default]\nregion = eu-west-1\n")
+
+    account.client("kms").close()
+
+
 def test_the_probe_lies_in_the_folder_that_the_policy_allows():
     assert probe_key("backup_user", None) == ".rekeyd/probe-backup_user"
     assert probe_key("backup_user", "hosts/db1") == "hosts/db1/.rekeyd/probe-backup_user"

@@ -22,9 +22,17 @@ from botocore.credentials import (
 )
 from botocore.exceptions import ClientError, NoCredentialsError
 
-from rekeyd.botoerrors import CREDENTIALS, MISSING, signing_in, translated
+from rekeyd.botoerrors import CREDENTIALS, MISSING, setting_up, signing_in, translated
 from rekeyd.botomodels import new_session
-from rekeyd.errors import Gone, Propagating, Refused, RekeydError, Transient, Unanswered
+from rekeyd.errors import (
+    Gone,
+    Misconfigured,
+    Propagating,
+    Refused,
+    RekeydError,
+    Transient,
+    Unanswered,
+)
 from rekeyd.model import Key
 from rekeyd.ports import Listing, NewKey
 from rekeyd.secret import AccessPair, Secret, short
@@ -101,8 +109,7 @@ class Account:
 
     def client(self, service: str, region: str | None = None, config: Config = PATIENT) -> Any:
         """Make a client. Whoever asks for it closes it."""
-        with translated(f"set up {service}", "", service):
-            return self._made(service, self._answered, region_name=region, config=config)
+        return self._made(service, self._answered, region_name=region, config=config)
 
     @property
     def region(self) -> str | None:
@@ -122,7 +129,12 @@ class Account:
 
     def _made(self, service: str, watch: RequestWatcher, **given: Any) -> Any:
         endpoint = self._endpoint(service)
-        client = self._session.create_client(service, endpoint_url=endpoint, **given)
+        try:
+            with setting_up(service):
+                client = self._session.create_client(service, endpoint_url=endpoint, **given)
+        except Misconfigured:
+            self.__dict__.pop("_session", None)  # it remembers what is wrong in its files
+            raise
         _read_codes(client)
         _watch(client, watch)
         return client

@@ -120,6 +120,17 @@ def translated(what: str, action: str, resource: str, party: str = "rotator") ->
 
 
 @contextmanager
+def setting_up(service: str) -> Iterator[None]:
+    """Make a client. Raises as `translated` does."""
+    what = f"set up {service}"
+    try:
+        with translated(what, "", service):
+            yield
+    except ValueError as error:  # such as an AWS_ENDPOINT_URL that is no address
+        raise _unusable(error, what) from None
+
+
+@contextmanager
 def signing_in(role: str) -> Iterator[None]:
     """Get the daemon's own credentials, which may take calls of AWS to assume `role`.
 
@@ -230,10 +241,7 @@ def _no_answer(error: Exception, what: str) -> RekeydError:
             reason="credentials",
         )
     if isinstance(error, SETTINGS):
-        return Misconfigured(
-            f"could not {what}: the AWS settings cannot be used ({name})",
-            "check `aws.region` and `aws.profile`, and the file that AWS_CONFIG_FILE names",
-        )
+        return _unusable(error, what)
     return Refused(
         f"could not {what}: the AWS library refuses the request ({name})",
         "compare the configuration with what AWS allows there",
@@ -246,6 +254,14 @@ def _not_fetched(error: Exception, what: str) -> Transient:
         f"could not {what}: rekeyd's own credentials cannot be fetched just now "
         f"({type(error).__name__}); the pairs in use go on working",
         "check the role, the instance metadata or the credential_process that provides them",
+    )
+
+
+def _unusable(error: Exception, what: str) -> Misconfigured:
+    return Misconfigured(
+        f"could not {what}: the AWS settings cannot be used ({type(error).__name__})",
+        "check `aws.region` and `aws.profile`, the file that AWS_CONFIG_FILE names, and "
+        "AWS_ENDPOINT_URL",
     )
 
 
