@@ -1,9 +1,12 @@
 """IAM for one user, and the pair as its consumer uses it, against an embedded AWS."""
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from botocore.config import Config
 
 from rekeyd.aws import CHANGING, Account, AwsConsumer, AwsIam, probe_key
 from rekeyd.config import AwsSettings
@@ -300,6 +303,48 @@ def test_an_object_that_comes_back_otherwise_proves_nothing(account, iam, proxy)
 
     with pytest.raises(Transient, match="was not read as it was written"):
         consumer(account, ["s3"]).probe(pair)
+
+
+class Breaking(BaseHTTPRequestHandler):
+    """An S3 whose objects end or stall in their middle."""
+
+    protocol_version = "HTTP/1.1"
+    stall = 0.0
+
+    def log_message(self, *_):
+        pass
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "32")
+        self.end_headers()
+        self.wfile.write(b"0123456789")
+        time.sleep(self.stall)
+        self.close_connection = True
+
+
+@pytest.mark.parametrize("stall", [0.0, 0.6])
+def test_an_object_that_breaks_off_proves_nothing_yet(aws, monkeypatch, stall):
+    monkeypatch.setattr("rekeyd.aws.ONCE", Config(read_timeout=0.3))
+    monkeypatch.setattr(Breaking, "stall", stall)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Breaking) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        settings = AwsSettings(
+            region="us-east-1", endpoint_url=f"http://127.0.0.1:{server.server_port}"
+        )
+        try:
+            with pytest.raises(Transient, match="could not get as the backup user"):
+                consumer(Account(settings, lambda *_: None), ["s3"]).probe(NOBODY)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_role_is_assumed_with_its_external_id(aws, proxy, calls):

@@ -7,6 +7,7 @@ import pytest
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
 from botocore.stub import Stubber
+from urllib3.exceptions import SSLError
 
 from rekeyd.botoerrors import translated
 from rekeyd.errors import Gone, Misconfigured, Refused, RekeydError, Transient, Unanswered
@@ -97,6 +98,8 @@ NO_RESPONSE = {"endpoint_url": "https://iam.amazonaws.com", "error": CANARY}
         (exceptions.HTTPClientError(error=CANARY), Unanswered),
         (exceptions.IncompleteReadError(actual_bytes=1, expected_bytes=2), Unanswered),
         (ResponseParserError(CANARY), Unanswered),
+        (SSLError(CANARY), Unanswered),
+        (ConnectionResetError(CANARY), Unanswered),
         (exceptions.CredentialRetrievalError(provider="p", error_msg=CANARY), Transient),
         (exceptions.NoCredentialsError(), Refused),
         (exceptions.PartialCredentialsError(provider="env", cred_var=CANARY), Refused),

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from functools import cached_property
+from functools import cached_property, partial
 from secrets import token_hex
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from botocore.credentials import (
 )
 from botocore.exceptions import ClientError, NoCredentialsError
 
-from rekeyd.botoerrors import CREDENTIALS, MISSING, setting_up, signing_in, translated
+from rekeyd.botoerrors import CREDENTIALS, MISSING, body, setting_up, signing_in, translated
 from rekeyd.botomodels import new_session
 from rekeyd.errors import (
     Gone,
@@ -411,18 +411,21 @@ class AwsConsumer:
     def _put_get_delete(self, pair: AccessPair) -> None:
         where = {"Bucket": self._bucket, "Key": self._probe_key}
         resource = f"{self._bucket}/{self._probe_key}"
-        body = token_hex(16).encode()
+        written = token_hex(16).encode()
         with closing(self._account.consumer_client("s3", pair)) as s3:
             put = _as_consumer(
-                pair, "put", "s3:PutObject", resource, s3.put_object, Body=body, **where
+                pair, "put", "s3:PutObject", resource, s3.put_object, Body=written, **where
             )
             del put
-            got = _as_consumer(pair, "get", "s3:GetObject", resource, s3.get_object, **where)
-            with closing(got["Body"]) as stream:
-                read = stream.read(len(body) + 1)
+            get = partial(_content, s3, len(written) + 1)
+            read = _as_consumer(pair, "get", "s3:GetObject", resource, get, **where)
             _as_consumer(pair, "delete", "s3:DeleteObject", resource, s3.delete_object, **where)
-        if read != body:
+        if read != written:
             raise Transient(f"{resource} was not read as it was written a moment ago")
+
+
+def _content(s3: Any, most: int, **where: Any) -> bytes:
+    return body(s3.get_object(**where), most)
 
 
 def _as_consumer(

@@ -6,10 +6,12 @@ own retries are over when an error arrives here.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from typing import Any
 
 from botocore import exceptions
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from rekeyd.errors import Gone, Misconfigured, Refused, RekeydError, Transient, Unanswered
 
@@ -73,6 +75,8 @@ ANSWER_LOST = (
     exceptions.IncompleteReadError,
     exceptions.SSLError,  # may strike after the request was sent
     ResponseParserError,
+    HTTPError,  # botocore lets some of urllib3's through while a body is read
+    OSError,
 )
 CREDENTIALS_LATER = (
     exceptions.CredentialRetrievalError,
@@ -115,8 +119,20 @@ def translated(what: str, action: str, resource: str, party: str = "rotator") ->
         yield
     except exceptions.ClientError as error:
         raise _answer(error, what, action, resource, party) from None
-    except (exceptions.BotoCoreError, ResponseParserError) as error:
+    except (exceptions.BotoCoreError, *ANSWER_LOST) as error:
         raise _no_answer(error, what) from None  # it may repeat parameters, and so a secret
+
+
+def body(answer: dict[str, Any], most: int) -> bytes:
+    """Read the body of an answer of S3, of `most` bytes at most, within `translated`.
+
+    Only the read after its last byte tells that it was cut short.
+    """
+    read = b""
+    with closing(answer["Body"]) as stream:
+        while len(read) < most and (more := stream.read(most - len(read))):
+            read += more
+    return read
 
 
 @contextmanager

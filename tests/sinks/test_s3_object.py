@@ -1,13 +1,16 @@
 """`s3_object`: one object in a bucket, and a check that writes nothing."""
 
 import json
+from io import BytesIO
 
 import pytest
+from botocore.response import StreamingBody
 from cloud import aws
 from contract import NEW, OLD
 from pydantic import ValidationError
 
 from rekeyd.errors import Gone, Refused, Transient
+from rekeyd.sinks.base import SinkContext
 from rekeyd.sinks.s3_object import S3Object
 
 WHERE = {"Bucket": "settings", "Key": "hosts/backup.json"}
@@ -134,3 +137,24 @@ def test_a_key_with_signs_of_a_policy_is_meant_literally():
 def test_a_kms_key_without_its_encryption_is_a_mistake():
     with pytest.raises(ValidationError, match="aws:kms"):
         settings(kms_key_id="alias/backup")
+
+
+def test_an_object_that_is_cut_short_is_not_taken_for_another(cloud):
+    ask(cloud, "put_object", Body=b"{}", **WHERE)
+
+    class Cut:
+        """A client whose answers break off."""
+
+        def __init__(self, service, region):
+            self._client = cloud.client(service, region)
+
+        def __getattr__(self, name):
+            return getattr(self._client, name)
+
+        def get_object(self, **where):
+            return {"Body": StreamingBody(BytesIO(b'{"AWS_ACC'), 60)} | where
+
+    place = settings().open(SinkContext(identity="backup_user", aws_client=Cut))
+    for act in (place.read, place.check, lambda: place.put(NEW)):
+        with pytest.raises(Transient, match="could not read"):
+            act()

@@ -8,14 +8,13 @@ take. In a versioned bucket, let a lifecycle rule expire old versions.
 
 from base64 import b64encode
 from collections.abc import Sequence
-from contextlib import closing
 from hashlib import md5
 from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 from pydantic import Field, model_validator
 
-from rekeyd.botoerrors import translated
+from rekeyd.botoerrors import body, translated
 from rekeyd.errors import Refused
 from rekeyd.policy import Grant
 from rekeyd.ports import Sink
@@ -117,11 +116,10 @@ class _S3ObjectSink:
                 answer = client.get_object(Bucket=self._settings.bucket, Key=self._settings.key)
             except client.exceptions.NoSuchKey:
                 return ""
-            with closing(answer["Body"]) as stream:
-                body = stream.read(LARGEST + 1)
+            read = body(answer, LARGEST + 1)
         try:
-            if len(body) <= LARGEST:
-                return str(body.decode("utf-8"))
+            if len(read) <= LARGEST:
+                return read.decode("utf-8")
         except UnicodeDecodeError:
             pass
         raise Refused(
