@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from processes import LONG_ENOUGH, running
 from rekeyd.config import load
 from rekeyd.errors import Transient
-from rekeyd.service import HUNG, WORKERS, Runner, Service
+from rekeyd.reconcile import Reconciler
+from rekeyd.service import HUNG, WAITING, WORKERS, Runner, Service
 from rekeyd.store import Store
 from sinks.described import Receiver, route
 
@@ -301,19 +302,92 @@ def test_a_program_that_was_given_ten_minutes_does_not_hang_before(service, conf
     assert service.healthy() == ["backup_user: no progress for 1380 s"]
 
 
+def until(true):
+    deadline = time.monotonic() + LONG_ENOUGH
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def end(service):
+    """Let the looks in flight end, and nothing begin."""
+    service.stopping.set()
+    until(lambda: not any(runner.running for runner in service._runners.values()))
+    service.scheduler.shutdown()
+    service.store.close()
+
+
+def many(config, number):
+    """Write a configuration of so many identities."""
+
+    def identity(name):
+        place = str(config.folder / f"pair of {name}")
+        return {"user": name, "sinks": [{"type": "credential_process", "path": place}]}
+
+    return config(top={"identities": [identity(f"user{i}") for i in range(number)]})
+
+
+@pytest.fixture
+def at_work(config, monkeypatch):
+    """Return what runs the daemon's workers on identities whose looks are these."""
+    released, started = threading.Event(), []
+
+    def start(number, look):
+        def advance(reconciler):
+            look(reconciler.who, released)
+            return LONG_ENOUGH
+
+        monkeypatch.setattr(Reconciler, "advance", advance)
+        service = Service(many(config, number))
+        started.append(service)
+        service._apply(service.settings)
+        service._beat()
+        service.scheduler.start()
+        return service
+
+    yield start
+    released.set()
+    for service in started:
+        end(service)
+
+
+def test_a_slow_aws_with_more_identities_than_threads_is_no_dead_scheduler(at_work, monkeypatch):
+    monkeypatch.setattr("rekeyd.service.BEAT", 0.1)
+    service = at_work(WORKERS + WAITING + 1, lambda _, released: released.wait())
+    time.sleep(1.0)
+
+    assert service.healthy() == []
+
+
+def test_who_waits_for_a_desk_does_not_hang(at_work, monkeypatch):
+    """The first one comes back from its sinks to a desk at which another one hangs."""
+    monkeypatch.setattr("rekeyd.service.WORKERS", 1)
+    monkeypatch.setattr("rekeyd.service.HUNG", 0.2)
+    left, taken = threading.Event(), threading.Event()
+
+    def look(who, released):
+        if not left.is_set():
+            left.set()
+            who.each(lambda _: taken.wait(), ["a sink"])
+        else:
+            taken.set()
+            released.wait()
+
+    service = at_work(2, look)
+    assert taken.wait(LONG_ENOUGH)
+    time.sleep(0.5)
+
+    hung = [runner.name for runner in service._runners.values() if runner.hung()]
+    assert len(hung) == 1
+    assert [problem.partition(":")[0] for problem in service.healthy()] == hung
+
+
 class Receivers(Receiver):
     """A receiver of webhooks at many addresses."""
 
     @route("POST", r"/hooks/\w+")
     def receive(self, heard):
         return super().receive(heard)
-
-
-def until(true):
-    deadline = time.monotonic() + LONG_ENOUGH
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_sinks_that_hang_delay_neither_another_sink_nor_another_identity(aws, config, monkeypatch):
@@ -351,10 +425,7 @@ def test_sinks_that_hang_delay_neither_another_sink_nor_another_identity(aws, co
             assert len(receiver.accepted) == len(names)
         finally:
             receiver.let_go()
-            service.stopping.set()
-            until(lambda: not any(runner.running for runner in service._runners.values()))
-            service.scheduler.shutdown()
-            service.store.close()
+            end(service)
 
 
 def test_a_state_that_cannot_be_written_is_told_once_until_it_can(service):
@@ -423,7 +494,7 @@ def test_a_timer_that_comes_due_as_it_stops_ends_no_thread(service, monkeypatch)
     crashes, due = [], threading.Event()
     monkeypatch.setattr(threading, "excepthook", crashes.append)
     service.scheduler.start()
-    executor = service.scheduler._lookup_executor("default")
+    executor = service.scheduler._lookup_executor("beat")
     submit = executor.submit_job
 
     def slowly(*job):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Misconfigured
-from rekeyd.ports import Each, Identity, R, Sealer, T
+from rekeyd.ports import Identity, R, Sealer, T
 from rekeyd.seal import CHECK, make_key, open_sealer
 from rekeyd.sinks import opened
 from rekeyd.sinks.base import SinkContext
@@ -47,10 +47,8 @@ class Workshop:
         store: State,
         sealer: Sealer,
         watch: "RequestWatcher",
-        each: Each = side_by_side,
     ) -> None:
         self.settings = settings
-        self._each = each
         self._store = store
         self._sealer = sealer
         self._watch = watch
@@ -76,7 +74,7 @@ class Workshop:
             sinks=tuple(opened(sink, context) for sink in identity.sinks),
             store=self._store,
             sealer=self._sealer,
-            each=self._each,
+            each=side_by_side,
         )
 
     def account(self, identity: IdentitySettings) -> "Account":

@@ -4,6 +4,7 @@ The main thread sleeps in `select` and wakes for signals and once a second, when
 people asked for, for a jump of the clock, and whether the parts are alive. Workers do the rest.
 """
 
+import math
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from rekeyd.http import Listener
 
 WORKERS = 10
-"""Identities that are worked on side by side."""
+"""Identities that are worked on side by side, each at a desk of its own."""
 
 WAITING = 50
 """Identities that wait for their sinks meanwhile: a dead sink of many keeps no other from work."""
@@ -72,9 +74,14 @@ class Alarm:
     """
 
     def __init__(
-        self, scheduler: BackgroundScheduler, name: str, action: Callable[[], None]
+        self,
+        scheduler: BackgroundScheduler,
+        name: str,
+        action: Callable[[], None],
+        executor: str = "default",
     ) -> None:
         self._scheduler = scheduler
+        self._executor = executor
         self._name = name
         self._action = action
         self._mutex = threading.Lock()
@@ -85,7 +92,9 @@ class Alarm:
             self._cancel()
             self._serial += 1
             when = datetime.now(UTC) + timedelta(seconds=seconds)
-            self._scheduler.add_job(self._action, "date", run_date=when, id=self._id)
+            self._scheduler.add_job(
+                self._action, "date", run_date=when, id=self._id, executor=self._executor
+            )
 
     def cancel(self) -> None:
         with self._mutex:
@@ -98,27 +107,6 @@ class Alarm:
     @property
     def _id(self) -> str:
         return f"{self._name}/{self._serial}"
-
-
-class Desks:
-    """The places at which identities are worked on. Who waits for sinks leaves his to the next."""
-
-    def __init__(self) -> None:
-        self._free = threading.Semaphore(WORKERS)
-
-    def __enter__(self) -> None:
-        self._free.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._free.release()
-
-    def each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
-        """Do something for every sink, away from the desk."""
-        self._free.release()
-        try:
-            return side_by_side(function, items)
-        finally:
-            self._free.acquire()
 
 
 class Runner:
@@ -166,15 +154,33 @@ class Runner:
         return self.running and time.monotonic() - self.progressed > self.patience
 
     def _run(self) -> None:
-        with self._service.desks:
-            self._work()
-
-    def _work(self) -> None:
         with self._mutex:
             if self.running or self.retired:
                 return
-            self.running, self._again = True, False
-            self.progressed = time.monotonic()
+            self.progressed, self.running = math.inf, True
+        self._sit_down()
+        try:
+            self._work()
+        finally:
+            self._service.desks.release()
+
+    def _sit_down(self) -> None:
+        """Wait until a desk is free. Who waits for one does not hang, however long it takes."""
+        self.progressed = math.inf
+        self._service.desks.acquire()
+        self.progressed = time.monotonic()
+
+    def _each(self, function: Callable[[T], R], items: Iterable[T]) -> Iterable[R]:
+        """Do something for every sink, and leave the desk to the next one meanwhile."""
+        self._service.desks.release()
+        try:
+            return side_by_side(function, items)
+        finally:
+            self._sit_down()
+
+    def _work(self) -> None:
+        with self._mutex:
+            self._again = False
             build = self._build
         delay = RETRY
         try:
@@ -196,7 +202,8 @@ class Runner:
     def _advance(self, build: Callable[[], Identity]) -> float:
         reconciler = self._reconciler
         if reconciler is None:
-            reconciler = Reconciler(build(), self._recorder, self._service.stopping.is_set)
+            who = replace(build(), each=self._each)
+            reconciler = Reconciler(who, self._recorder, self._service.stopping.is_set)
             with self._mutex:
                 if build is self._build:
                     self._reconciler = reconciler
@@ -222,16 +229,19 @@ class Service:
         self.recorder = Recorder(self.store, self.metrics, self.log, self._tell)
         self.recorder.progress = self._progressed
         self.stopping = threading.Event()
-        self.desks = Desks()
+        self.desks = threading.Semaphore(WORKERS)
         self.scheduler = BackgroundScheduler(
-            executors={"default": ThreadPoolExecutor(WORKERS + WAITING)},
+            executors={
+                "default": ThreadPoolExecutor(WORKERS + WAITING),
+                "beat": ThreadPoolExecutor(1),  # however many wait for a slow AWS
+            },
             job_defaults={"misfire_grace_time": None},
             timezone=UTC,
         )
         self._runners: dict[str, Runner] = {}
         self.metrics.show(self.statuses)
         self._beaten = time.monotonic()
-        self._next_beat = Alarm(self.scheduler, "beat", self._beat)
+        self._next_beat = Alarm(self.scheduler, "beat", self._beat, "beat")
         self._store_trouble: str | None = None
         self._seen: dict[str, int] = {}
         self._owed: set[str] = set()
@@ -424,9 +434,7 @@ class Service:
 
     def _apply(self, settings: Settings) -> None:
         self.settings = settings
-        workshop = Workshop(
-            settings, self.store, self._sealer, self.metrics.aws_request, self.desks.each
-        )
+        workshop = Workshop(settings, self.store, self._sealer, self.metrics.aws_request)
         wanted = {identity.name: identity for identity in settings.identities}
         for name in self._runners.keys() - wanted.keys():
             self._runners[name].retire()
