@@ -328,17 +328,17 @@ def many(config, number):
 
 
 @pytest.fixture
-def at_work(config, monkeypatch):
-    """Return what runs the daemon's workers on identities whose looks are these."""
+def at_work(monkeypatch):
+    """Return what starts the daemon's workers on a configuration, with other looks than its own."""
     released, started = threading.Event(), []
 
-    def start(number, look):
+    def start(path, look):
         def advance(reconciler):
-            look(reconciler.who, released)
+            look(reconciler, released)
             return LONG_ENOUGH
 
         monkeypatch.setattr(Reconciler, "advance", advance)
-        service = Service(many(config, number))
+        service = Service(path)
         started.append(service)
         service._apply(service.settings)
         service._beat()
@@ -351,35 +351,81 @@ def at_work(config, monkeypatch):
         end(service)
 
 
-def test_a_slow_aws_with_more_identities_than_threads_is_no_dead_scheduler(at_work, monkeypatch):
+def test_a_slow_aws_with_more_identities_than_threads_is_no_dead_scheduler(
+    at_work, config, monkeypatch
+):
     monkeypatch.setattr("rekeyd.service.BEAT", 0.1)
-    service = at_work(WORKERS + WAITING + 1, lambda _, released: released.wait())
+    service = at_work(many(config, WORKERS + WAITING + 1), lambda _, released: released.wait())
     time.sleep(1.0)
 
     assert service.healthy() == []
 
 
-def test_who_waits_for_a_desk_does_not_hang(at_work, monkeypatch):
+def test_who_waits_for_a_desk_does_not_hang(at_work, config, monkeypatch):
     """The first one comes back from its sinks to a desk at which another one hangs."""
     monkeypatch.setattr("rekeyd.service.WORKERS", 1)
     monkeypatch.setattr("rekeyd.service.HUNG", 0.2)
     left, taken = threading.Event(), threading.Event()
 
-    def look(who, released):
+    def look(reconciler, released):
         if not left.is_set():
             left.set()
-            who.each(lambda _: taken.wait(), ["a sink"])
+            reconciler.who.each(lambda _: taken.wait(), ["a sink"])
         else:
             taken.set()
             released.wait()
 
-    service = at_work(2, look)
+    service = at_work(many(config, 2), look)
     assert taken.wait(LONG_ENOUGH)
     time.sleep(0.5)
 
     hung = [runner.name for runner in service._runners.values() if runner.hung()]
     assert len(hung) == 1
     assert [problem.partition(":")[0] for problem in service.healthy()] == hung
+
+
+def test_a_reload_ends_the_look_in_flight_and_then_begins_with_what_is_new(at_work, config):
+    """An identity gets another name, in the middle of a step for the same user."""
+    seen, done = [], threading.Event()
+
+    def look(reconciler, _):
+        seen.append(f"{reconciler.who.name} begins")
+        if reconciler.who.name == "old":
+            until(reconciler._stopping)
+            done.wait()
+        seen.append(f"{reconciler.who.name} ends")
+
+    service = at_work(config(name="old"), look)
+    until(lambda: seen)
+    config(name="new")
+    service._reload()
+    time.sleep(1.0)
+    assert seen == ["old begins"]
+
+    done.set()
+    until(lambda: len(seen) == 4)
+    assert seen == ["old begins", "old ends", "new begins", "new ends"]
+
+
+def test_a_long_step_of_a_removed_identity_delays_no_other_and_is_told_when_it_hangs(
+    at_work, config, monkeypatch
+):
+    monkeypatch.setattr("rekeyd.service.HUNG", 0.2)
+    looks = []
+
+    def look(reconciler, released):
+        looks.append(reconciler.who.name)
+        if reconciler.who.name == "user1":
+            released.wait()
+
+    service = at_work(many(config, 2), look)
+    until(lambda: sorted(looks) == ["user0", "user1"])
+    many(config, 1)
+    service._reload()
+    until(lambda: sorted(looks) == ["user0", "user0", "user1"])
+
+    until(service.healthy)
+    assert service.healthy() == ["user1: no progress for 0 s"]
 
 
 class Receivers(Receiver):
@@ -478,8 +524,8 @@ def test_a_clock_that_jumps_sets_every_timer_anew(service):
         service._on_clock_jump()
 
     assert [log["event"] for log in logs] == ["clock"]
-    jobs = [job.id for job in service.scheduler.get_jobs()]
-    assert sorted(job.partition("/")[0] for job in jobs) == ["beat", "identity backup_user"]
+    jobs = [job.name for job in service.scheduler.get_jobs()]
+    assert sorted(jobs) == ["beat", "identity backup_user"]
 
 
 def test_a_clock_that_jumps_by_ten_years_costs_no_time(service):
@@ -517,13 +563,13 @@ def test_a_fault_ends_the_care_for_no_identity(service, error):
     def broken():
         raise error
 
-    runner = Runner("backup_user", broken, service.recorder, service)
+    runner = Runner(service.settings.identities[0], broken, service.recorder, service)
     runner._run()
 
     status = service.recorder.statuses["backup_user"]
     assert status.stage == "failing"
     assert "a secret" not in status.failing
-    assert [job.id for job in service.scheduler.get_jobs()] == ["identity backup_user/1"]
+    assert [job.name for job in service.scheduler.get_jobs()] == ["identity backup_user"]
     assert not runner.running
 
 

@@ -16,17 +16,19 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.job import Job
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
 from rekeyd import __version__, sd
 from rekeyd.assemble import Workshop, fit_sealer, notifier, open_store, side_by_side
-from rekeyd.config import Settings, load
+from rekeyd.config import IdentitySettings, Settings, load
 from rekeyd.errors import Misconfigured, RekeydError, Transient
 from rekeyd.logs import configure
 from rekeyd.metrics import Metrics
@@ -55,6 +57,9 @@ BEAT = 5.0
 PATIENCE = 30.0
 """Seconds that a stop waits for the steps in flight. Leaving earlier would do no harm either."""
 
+SOON = 0.2
+"""Seconds until an identity is tried again that waits for what a reload has ended."""
+
 RETRY = 60.0
 """Seconds until an identity whose parts could not even be put together is tried again."""
 
@@ -69,7 +74,7 @@ class Alarm:
     """One timer, that can be set anew.
 
     Every job gets an id of its own: APScheduler removes a finished job by its id, and would take a
-    newer one of the same name with it. None is an interval: when the clock jumps by ten years,
+    newer one of the same id with it. None is an interval: when the clock jumps by ten years,
     APScheduler would count every instant that was missed.
     """
 
@@ -85,15 +90,14 @@ class Alarm:
         self._name = name
         self._action = action
         self._mutex = threading.Lock()
-        self._serial = 0
+        self._job: Job | None = None
 
     def set(self, seconds: float) -> None:
         with self._mutex:
             self._cancel()
-            self._serial += 1
             when = datetime.now(UTC) + timedelta(seconds=seconds)
-            self._scheduler.add_job(
-                self._action, "date", run_date=when, id=self._id, executor=self._executor
+            self._job = self._scheduler.add_job(
+                self._action, "date", run_date=when, name=self._name, executor=self._executor
             )
 
     def cancel(self) -> None:
@@ -101,45 +105,48 @@ class Alarm:
             self._cancel()
 
     def _cancel(self) -> None:
-        with suppress(JobLookupError):
-            self._scheduler.remove_job(self._id)
-
-    @property
-    def _id(self) -> str:
-        return f"{self._name}/{self._serial}"
+        if self._job:
+            with suppress(JobLookupError):
+                self._job.remove()
 
 
 class Runner:
-    """Runs the reconciler of one identity: never twice at once, and again when told meanwhile."""
+    """Runs the reconciler of one identity: never twice at once, and again when told meanwhile.
+
+    Its settings never change: a reload retires it and makes another one.
+    """
 
     def __init__(
-        self, name: str, build: Callable[[], Identity], recorder: Recorder, service: "Service"
+        self,
+        settings: IdentitySettings,
+        build: Callable[[], Identity],
+        recorder: Recorder,
+        service: "Service",
     ) -> None:
-        self.name = name
+        self.name = settings.name
+        self.touches = {settings.name, settings.user, *(sink.mark for sink in settings.sinks)}
         self._recorder = recorder
         self._service = service
         self._build = build
         self._reconciler: Reconciler | None = None
         self._mutex = threading.Lock()
-        self._alarm = Alarm(service.scheduler, f"identity {name}", self._run)
+        self._alarm = Alarm(service.scheduler, f"identity {self.name}", self._run)
         self._again = False
         self.retired = False
         self.running = False
         self.progressed = time.monotonic()
-        self.patience = HUNG
-
-    def rebuild(self, build: Callable[[], Identity]) -> None:
-        """Use other settings from the next look on, which is now."""
-        with self._mutex:
-            self._build = build
-            self._reconciler = None
-            self.retired = False
-        self.wake()
+        slowest = max(sink.slowness for sink in settings.sinks)
+        self.patience = HUNG + slowest.total_seconds()
 
     def retire(self) -> None:
+        """End after the step in flight, and begin nothing any more."""
         with self._mutex:
             self.retired = True
             self._alarm.cancel()
+
+    def in_the_way(self, other: "Runner") -> bool:
+        """Whether its last step is under way, at something that the other one touches too."""
+        return self.running and not self.touches.isdisjoint(other.touches)
 
     def wake(self) -> None:
         """Look now, and try again soon if that fails."""
@@ -156,6 +163,9 @@ class Runner:
     def _run(self) -> None:
         with self._mutex:
             if self.running or self.retired:
+                return
+            if self._service.in_the_way(self):
+                self._set(SOON)
                 return
             self.progressed, self.running = math.inf, True
         self._sit_down()
@@ -181,10 +191,9 @@ class Runner:
     def _work(self) -> None:
         with self._mutex:
             self._again = False
-            build = self._build
         delay = RETRY
         try:
-            delay = self._advance(build)
+            delay = self._advance()
         except RekeydError as error:
             self._recorder.failed(self.name, "look", error, delay)
         except Exception as error:  # a fault of rekeyd must not end the care for this identity
@@ -199,18 +208,17 @@ class Runner:
                 self.running = False
                 self._set(0.0 if self._again else delay)
 
-    def _advance(self, build: Callable[[], Identity]) -> float:
-        reconciler = self._reconciler
-        if reconciler is None:
-            who = replace(build(), each=self._each)
-            reconciler = Reconciler(who, self._recorder, self._service.stopping.is_set)
-            with self._mutex:
-                if build is self._build:
-                    self._reconciler = reconciler
-        return reconciler.advance()
+    def _advance(self) -> float:
+        if self._reconciler is None and not self._over():
+            who = replace(self._build(), each=self._each)
+            self._reconciler = Reconciler(who, self._recorder, self._over)
+        return self._reconciler.advance() if self._reconciler else RETRY
+
+    def _over(self) -> bool:
+        return self.retired or self._service.stopping.is_set()
 
     def _set(self, seconds: float) -> None:
-        if not (self.retired or self._service.stopping.is_set()):
+        if not self._over():
             self._alarm.set(seconds)
 
 
@@ -239,6 +247,7 @@ class Service:
             timezone=UTC,
         )
         self._runners: dict[str, Runner] = {}
+        self._leaving: list[Runner] = []
         self.metrics.show(self.statuses)
         self._beaten = time.monotonic()
         self._next_beat = Alarm(self.scheduler, "beat", self._beat, "beat")
@@ -300,7 +309,7 @@ class Service:
         self._loop(wakeup)
         return self._stop()
 
-    # What the listener asks.
+    # What the listener and the runners ask.
 
     def names(self) -> Sequence[str]:
         return [runner.name for runner in self._all()]
@@ -314,7 +323,7 @@ class Service:
 
     def healthy(self) -> list[str]:
         """Name the parts that do not work any more and need a restart."""
-        hung = [runner for runner in self._all() if runner.hung()]
+        hung = [runner for runner in (*self._all(), *self._leaving) if runner.hung()]
         problems = [f"{r.name}: no progress for {r.patience:.0f} s" for r in hung]
         if time.monotonic() - self._beaten > 3 * BEAT:
             problems.append("the scheduler does not run")
@@ -324,6 +333,10 @@ class Service:
         """Name what keeps rotations from being made now."""
         trouble = [self._store_trouble] if self._store_trouble else []
         return self.healthy() + trouble
+
+    def in_the_way(self, runner: Runner) -> bool:
+        """Whether a runner has to wait for the last step of one that a reload has retired."""
+        return any(former.in_the_way(runner) for former in self._leaving)
 
     # The main thread.
 
@@ -435,23 +448,18 @@ class Service:
     def _apply(self, settings: Settings) -> None:
         self.settings = settings
         workshop = Workshop(settings, self.store, self._sealer, self.metrics.aws_request)
-        wanted = {identity.name: identity for identity in settings.identities}
-        for name in self._runners.keys() - wanted.keys():
-            self._runners[name].retire()
-        self.recorder.keep(set(wanted))
+        for runner in self._all():
+            runner.retire()
+        self._leaving = [runner for runner in (*self._leaving, *self._all()) if runner.running]
+        wanted = {identity.name for identity in settings.identities}
+        self.recorder.keep(wanted)
         self.metrics.watch(wanted)
-        for name, identity in wanted.items():
-
-            def build(identity=identity) -> Identity:  # type: ignore[no-untyped-def] # noqa: ANN001
-                return workshop.build(identity)
-
-            if name in self._runners:
-                self._runners[name].rebuild(build)
-            else:
-                self._runners[name] = Runner(name, build, self.recorder, self)
-                self._runners[name].wake()
-            slowest = max(sink.slowness for sink in identity.sinks)
-            self._runners[name].patience = HUNG + slowest.total_seconds()
+        self._runners = {
+            identity.name: Runner(identity, partial(workshop.build, identity), self.recorder, self)
+            for identity in settings.identities
+        }
+        for runner in self._all():
+            runner.wake()
 
     def _tell_others(self, settings: Settings) -> None:
         """Change who is told. Those who stay are not told the same again."""
@@ -503,7 +511,8 @@ class Service:
         for runner in self._all():
             runner.retire()
         deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and any(r.running for r in self._runners.values()):
+        finishing = [*self._all(), *self._leaving]
+        while time.monotonic() < deadline and any(runner.running for runner in finishing):
             time.sleep(0.02)
         if self._listener:
             self._listener.stop()
@@ -516,11 +525,12 @@ class Service:
         return 0
 
     def _progressed(self, name: str) -> None:
-        if runner := self._runners.get(name):
-            runner.progressed = time.monotonic()
+        for runner in (*self._all(), *self._leaving):
+            if runner.name == name:
+                runner.progressed = time.monotonic()
 
     def _all(self) -> list[Runner]:
-        return [runner for runner in self._runners.values() if not runner.retired]
+        return list(self._runners.values())
 
     def _tell(self, event: Event) -> None:
         if self._notifier:
