@@ -85,11 +85,38 @@ def test_a_step_that_was_done_starts_the_patience_anew():
     def mending():
         for minute in range(0, 60, 5):
             clock.now = minute * 60.0
-            yield event("retry", rule="deliver")
+            yield event("retry", rule="deliver", step="deliver")
             if minute % 10 == 0:
-                yield event("done", rule="deliver")
+                yield event("done", rule="deliver", step="deliver")
 
     assert told(mending(), clock) == []
+
+
+def failing_twice(mended):
+    """A step fails now and in an hour, and this is heard in between."""
+    clock = Clock()
+
+    def heard():
+        yield event("retry", rule="mint", step="mint")
+        yield mended
+        clock.now = 3600.0
+        yield event("retry", rule="mint", step="mint")
+
+    return len(told(heard(), clock))
+
+
+@pytest.mark.parametrize(
+    ("rule", "step"), [("close_a_crashed_mint", "record"), ("retire", "delete"), ("rest", "look")]
+)
+def test_what_is_done_besides_does_not_mend_a_failure(rule, step):
+    assert failing_twice(event("done", rule=rule, step=step)) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "step"), [("mint", "mint"), ("deliver", "rotated"), ("rest", "rest")]
+)
+def test_a_failure_is_mended_by_its_step_by_a_rotation_and_by_rest(rule, step):
+    assert failing_twice(event("done", rule=rule, step=step)) == 0
 
 
 def test_the_same_trouble_is_told_once_an_hour():

@@ -109,13 +109,75 @@ def test_what_fails_again_is_told_again_and_written_once_until_it_changes(record
     recorder.did("backup_user", Decision("mint", Mint(frozenset())), "made", 0.1)
     fail("no network")
 
-    assert [event.detail for event in told] == [
+    assert [event.detail for event in told if event.detail] == [
         *("no network", "no network", "another reason", "no network", "no network", "made"),
         "no network",
     ]
     assert [event.detail for _, event in store.history()] == [
         *("no network", "another reason", "no network", "no network", "made", "no network"),
     ]
+
+
+PAIR = Pair(
+    key_id="AKIA1", minted=NOW, sealed="sealed", fingerprint="print", verified=NOW, current=NOW
+)
+QUIET = replace(
+    LOOK, keys=(Key("AKIA1", True, NOW),), custody=Custody(user_id="AIDA1", pairs=(PAIR,))
+)
+"""A pair that is new, and nothing else."""
+MINTING = Decision("mint", Mint(frozenset()))
+LATER = Decision("rest", Rest(NOW + DAY))
+NOTED = Decision("close_a_crashed_mint", Record("a mint was interrupted", LOOK.custody))
+
+
+def test_a_rotation_that_is_due_and_failed_is_failing_until_it_is_made(recorder, store):
+    recorder.saw(WHO, LOOK, MINTING)
+    recorder.failed("backup_user", "mint", Transient("the answer was lost"), 1.0)
+    recorder.saw(WHO, LOOK, NOTED)
+    recorder.did("backup_user", NOTED, "a mint was interrupted", 0.1)
+    recorder.saw(WHO, LOOK, LATER)
+
+    for status in (recorder.statuses["backup_user"], Recorder(store).statuses["backup_user"]):
+        assert (status.stage, status.failing) == ("failing", "the answer was lost")
+        assert (status.rule, status.retry_at) == ("mint", NOW + DAY)
+
+    recorder.saw(WHO, LOOK, MINTING)
+    recorder.did("backup_user", MINTING, "made", 0.1)
+    recorder.saw(WHO, LOOK, LATER)  # one more was asked for, and has to wait
+    assert recorder.statuses["backup_user"].stage == "resting"
+
+
+def test_a_pair_that_never_worked_is_failing_until_another_one_is_made(recorder):
+    given_up = Decision("verify", Record("never worked: giving it up", LOOK.custody))
+
+    recorder.saw(WHO, LOOK, given_up)
+    recorder.did("backup_user", given_up, "never worked: giving it up", 0.1)
+
+    status = recorder.statuses["backup_user"]
+    assert (status.stage, status.failing) == ("failing", "never worked: giving it up")
+
+
+@pytest.mark.parametrize(("rule", "seen"), [("look", LOOK), ("mint", QUIET)])
+def test_a_failure_is_over_when_a_look_works_or_nothing_is_due(recorder, rule, seen):
+    recorder.saw(WHO, LOOK, MINTING)
+    recorder.failed("backup_user", rule, Transient("no network"), 1.0)
+    recorder.saw(WHO, seen, LATER)
+
+    status = recorder.statuses["backup_user"]
+    assert (status.stage, status.failing) == ("resting", None)
+
+
+@pytest.mark.parametrize(
+    ("seen", "decision", "told"), [(QUIET, LATER, "rest"), (LOOK, LATER, "look")]
+)
+def test_a_look_that_worked_is_told_and_not_written_down(recorder, store, seen, decision, told):
+    heard = []
+    recorder._tell = heard.append
+
+    recorder.saw(WHO, seen, decision)
+
+    assert [(event.step, event.outcome) for event in heard] == [(told, "done")]
+    assert steps(store) == []
 
 
 def test_what_another_replica_does_is_its_own_to_tell(recorder, store, metrics):

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from rekeyd.errors import Elsewhere, Propagating, RekeydError, Transient
 from rekeyd.model import Custody, Snapshot
 from rekeyd.ports import Event, Identity
-from rekeyd.rules import plan
+from rekeyd.rules import due, plan
 from rekeyd.state import State
-from rekeyd.steps import Decision, Hold, Record, Rest
-from rekeyd.view import Status, describe
+from rekeyd.steps import Decision, Hold, Record, Rest, Step
+from rekeyd.view import STAGES, Status, describe
 
 ROTATION = {"mint", "verify", "deliver"}
 """The rules whose failure means that a rotation does not get on."""
@@ -75,10 +75,15 @@ class Recorder:
     def saw(self, who: Identity, snapshot: Snapshot, decision: Decision) -> None:
         status = describe(who.name, snapshot, decision, who.timing)
         before = self.stands().get(who.name)
+        wanted = due(snapshot, who.timing)
+        if before and wanted:
+            status = _or_failing(status, before, decision.step)
         self._seen[who.name] = who, snapshot, decision
         if isinstance(decision.step, Rest | Hold):
             self._failing.pop(who.name, None)
         self._publish(status)
+        rests = isinstance(decision.step, Rest) and not wanted
+        self._tell(_event(who.name, decision.rule, "rest" if rests else "look", "done"))
         if status.hold and (before is None or before.hold != status.hold):
             self._event(who.name, decision.rule, "hold", "refused", status.hold.what)
             self._log.warning("hold", identity=who.name, rule=decision.rule, **_told(status.hold))
@@ -87,13 +92,24 @@ class Recorder:
         step = _name(decision)
         self._failing.pop(identity, None)
         self._metrics.step(identity, step, "done", seconds)
-        if decision.rule == "verify" and isinstance(decision.step, Record):
-            self._metrics.rotation(identity, "failed")
+        self._follow_rotation(identity, decision, detail)
         self._event(identity, decision.rule, step, "done", detail)
         took = round(seconds, 3)
         self._log.info(step, identity=identity, rule=decision.rule, detail=detail, seconds=took)
         if isinstance(decision.step, Record):
             self._see_again(identity, decision.step.custody)
+
+    def _follow_rotation(self, identity: str, decision: Decision, detail: str) -> None:
+        """Note of a step that was done that a rotation failed by it, or does not fail any more."""
+        status = self.statuses.get(identity)
+        if isinstance(decision.step, Record):
+            if decision.rule == "verify":
+                self._metrics.rotation(identity, "failed")
+                if status:
+                    self._publish(replace(status, stage="failing", failing=detail))
+        elif status and status.failing and status.rule == decision.rule:
+            stage = STAGES[type(decision.step)]
+            self._publish(replace(status, stage=stage, failing=None, retry_at=None))
 
     def _see_again(self, identity: str, custody: Custody) -> None:
         """Show the last look with what was recorded since: a command may end here."""
@@ -128,7 +144,14 @@ class Recorder:
         if isinstance(error, Propagating):
             stage = before.stage
         self._publish(
-            replace(before, stage=stage, hold=hold, failing=error.in_full, retry_at=retry_at)
+            replace(
+                before,
+                stage=stage,
+                rule=rule,
+                hold=hold,
+                failing=error.in_full,
+                retry_at=retry_at,
+            )
         )
 
     def rotated(self, identity: str) -> None:
@@ -148,10 +171,24 @@ class Recorder:
 
     def _event(self, identity: str, *told: str, again: bool = False) -> None:
         """Tell an event, and write it into the history unless it only happens again."""
-        event = Event(datetime.now(UTC), identity, *told)
+        event = _event(identity, *told)
         if not again:
             self._store.log(event)
         self._tell(event)
+
+
+def _event(identity: str, *told: str) -> Event:
+    return Event(datetime.now(UTC), identity, *told)
+
+
+def _or_failing(status: Status, before: Status, step: Step) -> Status:
+    """Say of a rotation that failed and is still due that it fails, whatever is done meanwhile."""
+    if status.hold or before.stage != "failing" or before.rule not in ROTATION:
+        return status
+    again = step.until if isinstance(step, Rest) else status.at
+    return replace(
+        status, stage="failing", rule=before.rule, failing=before.failing, retry_at=again
+    )
 
 
 def _name(decision: Decision) -> str:

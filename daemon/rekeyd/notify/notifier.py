@@ -113,11 +113,11 @@ class _News:
     def worth_telling(self, event: Event) -> bool:
         now = self._clock()
         if event.outcome == "done":
-            self._forget(event.identity)
+            self._forget(event)
             return False
         if event.outcome not in {"retry", "refused"} or event.rule == "request":
             return False
-        since = self._failing.setdefault((event.identity, event.rule), now)
+        since = self._failing.setdefault((event.identity, event.step), now)
         if event.outcome == "retry" and now - since < PATIENCE:
             return False
         return self._allowed((event.identity, event.rule, event.outcome), now)
@@ -131,6 +131,14 @@ class _News:
         self._recent.append(now)
         return True
 
-    def _forget(self, identity: str) -> None:
-        """A step was done, so whatever fails next is news again, though not within `QUIET`."""
-        self._failing = {k: since for k, since in self._failing.items() if k[0] != identity}
+    def _forget(self, done: Event) -> None:
+        """What fails next is news again, though not within `QUIET`.
+
+        A step mends its own failures only: while a mint fails again and again, the looks between
+        succeed, and what they find is recorded. A rotation, or rest with nothing due, mends all.
+        """
+        if done.step in {"rotated", "rest"}:
+            kept = {key: since for key, since in self._failing.items() if key[0] != done.identity}
+            self._failing = kept
+        else:
+            self._failing.pop((done.identity, done.step), None)
