@@ -589,6 +589,41 @@ def test_the_backup_policy_of_nobody_is_a_mistake(rekeyd):
 # what goes wrong in a command
 
 
+def test_json_tells_every_mistake_of_a_configuration(rekeyd, config):
+    config(top={"sate": "/var/lib/rekeyd", "log": {"level": "loud"}})
+
+    done = rekeyd("status", "--json")
+
+    assert done.json["exit"] == done.code == 78
+    level, sate = done.json["mistakes"]
+    assert level.startswith(f"{config.path}:") and "there is no such choice loud" in level
+    assert "sate: there is no such setting" in sate
+    assert done.json["error"].splitlines() == done.json["mistakes"]
+    assert done.err == f"{level}\n{sate}\n  → {done.json['do']}\n"
+
+
+def test_json_tells_what_ended_a_command(rekeyd, config, monkeypatch):
+    def ended(*command):
+        done = rekeyd(*command, "--json")
+        assert done.json.keys() == {"error", "mistakes", "do", "exit"}
+        assert (done.json["exit"], done.json["mistakes"]) == (done.code, [])
+        assert done.json["error"] in done.err
+        assert done.json["do"] in done.err
+        return done.code
+
+    rekeyd("rotate")
+    assert ended("history", "nobody") == 2
+    config(**PROVISIONED)
+    assert ended("provision") == 3
+    config.plain["aws"]["endpoint_url"] = "http://127.0.0.1:9"
+    config(**PROVISIONED)
+    assert ended("provision") == 75
+    (config.folder / "seal.key").write_bytes(os.urandom(32))
+    assert ended("plan") == 78
+    monkeypatch.setattr("rekeyd.commands.looking.status", lambda *_: 1 / 0)
+    assert ended("status") == 1
+
+
 def test_a_fault_of_our_own_is_one_line(rekeyd, monkeypatch):
     def broken(*_):
         raise ZeroDivisionError("with a secret in it")

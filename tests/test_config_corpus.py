@@ -59,7 +59,7 @@ def check(tmp_path, monkeypatch, capsys):
             cli.main()
         shown = capsys.readouterr()
         assert shown.out == ""
-        return left.value.code, shown.err.removeprefix("rekeyd: ").splitlines()
+        return left.value.code, shown.err.splitlines()
 
     return run
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import wraps
 from io import TextIOWrapper
@@ -13,7 +13,7 @@ import click
 
 from rekeyd import __version__
 from rekeyd.config import IdentitySettings, Settings, load
-from rekeyd.errors import RekeydError
+from rekeyd.errors import Mistaken, RekeydError
 from rekeyd.exits import FAILED, INTERRUPTED, exit_code
 from rekeyd.ports import Request
 
@@ -363,20 +363,33 @@ def main() -> NoReturn:
         sys.exit(cli.main(prog_name="rekeyd", standalone_mode=False))
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        _leave(error.exit_code, error.format_message())
     except click.Abort:
         sys.exit(INTERRUPTED)
     except RekeydError as error:
         from rekeyd.commands import say  # noqa: PLC0415
 
-        say(str(error), error.do, lead="rekeyd: ", err=True)
-        sys.exit(exit_code(error))
+        mistakes = error.mistakes if isinstance(error, Mistaken) else ()
+        say(str(error), error.do, lead="" if mistakes else "rekeyd: ", err=True)
+        _leave(exit_code(error), str(error), error.do, mistakes)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(FAILED)
     except Exception as error:  # noqa: BLE001 (no traceback ever reaches a user)
-        click.echo(f"rekeyd: {_unforeseen(error)}", err=True)
-        sys.exit(FAILED)
+        told = _unforeseen(error)
+        click.echo(f"rekeyd: {told}", err=True)
+        _leave(FAILED, told)
+
+
+def _leave(code: int, error: str, do: str = "", mistakes: Sequence[str] = ()) -> NoReturn:
+    """End a command that failed, and tell programs as well why, if it was to print JSON."""
+    if "--json" in sys.argv:
+        from rekeyd.commands import print_json  # noqa: PLC0415
+
+        with suppress(OSError):
+            print_json({"error": error, "mistakes": mistakes, "do": do, "exit": code})
+        _can_print()
+    sys.exit(code)
 
 
 def _unforeseen(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """From a file to `Settings`, or to the list of everything that is wrong with it."""
 
 import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path as File
 from posixpath import basename, dirname, join, normpath, realpath
@@ -10,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 from yaml import Node, SequenceNode
 
 from rekeyd import sinks
-from rekeyd.config.document import Document, Path, path_text, printable, read
+from rekeyd.config.document import Document, Mistake, Path, path_text, printable, read
 from rekeyd.config.settings import NO_STS, Settings
-from rekeyd.errors import Misconfigured
+from rekeyd.errors import Misconfigured, Mistaken
 from rekeyd.sinks.base import SinkSettings
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -41,8 +42,8 @@ class Family(Protocol):
 def load(path: File | None = None) -> Settings:
     """Read the configuration: this file, else $REKEYD_CONFIG, else /etc/rekeyd/rekeyd.yaml.
 
-    Raises `Misconfigured`, whose message has one line for each mistake:
-    `FILE:LINE: setting.path: what is wrong; what would be right`.
+    Raises `Mistaken`, which has one line for each mistake:
+    `FILE:LINE: setting.path: what is wrong; what would be right`; `Misconfigured` without a file.
     """
     file = path or File(os.environ.get("REKEYD_CONFIG") or DEFAULT)
     try:
@@ -60,7 +61,7 @@ def load(path: File | None = None) -> Settings:
 def parse(text: str, source: str) -> Settings:
     """Read a configuration that stands in `text`; `source` names it in messages.
 
-    Raises `Misconfigured` as `load` does.
+    Raises `Mistaken` as `load` does.
     """
     document = read(text)
     settings = None
@@ -69,7 +70,7 @@ def parse(text: str, source: str) -> Settings:
     elif document.root is not None:
         settings = _validated(document)
     if settings is None or document.mistakes:
-        raise _misconfigured(source, document)
+        raise _mistaken(source, document.mistakes)
     return settings
 
 
@@ -83,14 +84,14 @@ def _decoded(content: bytes, source: str) -> str:
         raise _refused(source, line, "is not UTF-8 text; save the file as UTF-8") from None
 
 
-def _misconfigured(source: str, document: Document) -> Misconfigured:
-    mistakes = sorted(document.mistakes, key=lambda mistake: mistake.line)
+def _mistaken(source: str, mistakes: Iterable[Mistake]) -> Mistaken:
     name = printable(source, 400)
-    return Misconfigured("\n".join(f"{name}:{mistake}" for mistake in mistakes), _DO)
+    ordered = sorted(mistakes, key=lambda mistake: mistake.line)
+    return Mistaken([f"{name}:{mistake}" for mistake in ordered], _DO)
 
 
-def _refused(source: str, line: int, text: str) -> Misconfigured:
-    return Misconfigured(f"{printable(source, 400)}:{line}: {text}", _DO)
+def _refused(source: str, line: int, text: str) -> Mistaken:
+    return _mistaken(source, [Mistake(line, (), text)])
 
 
 def _validated(document: Document) -> Settings | None:
