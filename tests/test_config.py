@@ -574,3 +574,32 @@ def test_every_mistake_in_a_channel_is_said_where_it_is():
 
 def test_channels_are_a_list():
     assert "f.yaml:2: notify: " in refused(TOLD[:-1] + " all\n")
+
+
+# Forms
+
+
+def test_the_form_of_a_setting_is_told_in_words():
+    bucket = refused(in_sinks("{type: s3_object, bucket: a_, key: pair}"))
+    assert "is not as it must be: the bucket's name, of 3 to 255 letters, digits and ._-" in bucket
+    assert bucket.endswith("at both ends; write for example backup-bucket")
+    variables = "variables: {access_key_id: 1A}"
+    told = refused(in_sinks(f"{{type: env_file, path: /a, dialect: docker, {variables}}}"))
+    assert "the name for the key id, of letters, digits and _, no digit first; write" in told
+
+
+def test_the_pattern_is_told_where_no_words_are_known():
+    error = {"type": "string_pattern_mismatch", "msg": "String should match pattern '^a+$'"}
+    schema = {"properties": {"where": {"type": "string", "description": "Where."}}}
+
+    assert explain(error, ("where",), None, schema) == "should match pattern '^a+$'; write text"
+
+
+@pytest.mark.parametrize(
+    ("setting", "limit"), [("user", "64 at most"), ("group", "128 at most"), ("name", "64 at most")]
+)
+def test_a_name_that_is_too_long_is_told_of_the_limit(setting, limit):
+    written = {"user": "backup_user", setting: "a" * 129}
+    rows = "".join(f"  {name}: {value}\n" for name, value in written.items())
+
+    assert limit in refused(f"identities:\n-\n{rows}  sinks: [{SINK}]\n")

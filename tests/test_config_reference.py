@@ -88,6 +88,22 @@ def test_every_setting_has_a_description():
     assert not [f"{model}.{name}" for model, name, v in settings() if not described & {*v}]
 
 
+def test_every_setting_of_a_certain_form_has_an_example_of_it():
+    patterned = [
+        (
+            f"{model}.{name}",
+            form["pattern"],
+            [*form.get("examples", ()), *value.get("examples", ())],
+        )
+        for model, name, value in settings()
+        for form in (value, *value.get("anyOf", ()))
+        if "pattern" in form
+    ]
+
+    assert len(patterned) > 20
+    assert not [name for name, form, told in patterned if not told or not re.match(form, told[0])]
+
+
 def test_every_setting_stands_in_the_readme():
     readme = (CONFIG / "README.md").read_text(encoding="utf-8")
     assert not [name for _, name, _ in settings() if f"| `{name}` |" not in readme]

@@ -51,6 +51,8 @@ def explain(error: ErrorDetails, path: Path, node: Node | None, schema: Schema) 
         return f"needs a {which} that says which; one of {', '.join(_tags(described))}"
     if kind == "too_short":
         return f"is empty; write at least {context['min_length']}"
+    if kind == "string_pattern_mismatch" and (form := _form(described)):
+        return f"is not as it must be: {form}; write {_example(described)}"
     if kind in _WANTED:
         return _another_type(_WANTED[kind], path, node, described)
     _, should, rest = error["msg"].partition(" should ")
@@ -118,6 +120,13 @@ def _tags(forms: list[Schema]) -> list[str]:
     """The values by which alternatives are told apart: the constants among their properties."""
     properties = (p for form in forms for p in form.get("properties", {}).values())
     return [str(p["const"]) for p in properties if "const" in p] if len(forms) > 1 else []
+
+
+def _form(forms: list[Schema]) -> str:
+    """What a text must be in words, where its description says that and there is an example."""
+    told = (form["description"] for form in forms if {"description", "examples"} <= {*form})
+    text = next(told, "").removesuffix(".")
+    return text[:1].lower() + text[1:]
 
 
 def _example(forms: list[Schema]) -> str:

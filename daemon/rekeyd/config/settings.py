@@ -63,29 +63,57 @@ _HTTP = r"https?://[^\s/@?#]+(/[^\s?#]*)?"
 
 UserName = Annotated[
     str,
-    Form(_IAM_NAME + "{1,64}", "an IAM user name of letters, digits and +=,.@_-", "backup_user"),
+    Form(
+        _IAM_NAME + "{1,64}",
+        "an IAM user name of letters, digits and +=,.@_-, 64 at most",
+        "backup_user",
+    ),
 ]
 Name = Annotated[
-    str, Form(_IAM_NAME + "{1,64}", "a name of letters, digits and +=,.@_-", "backup-archive")
+    str,
+    Form(
+        _IAM_NAME + "{1,64}", "a name of letters, digits and +=,.@_-, 64 at most", "backup-archive"
+    ),
 ]
 GroupName = Annotated[
-    str, Form(_IAM_NAME + "{1,128}", "an IAM name of letters, digits and +=,.@_-", "backup_group")
+    str,
+    Form(
+        _IAM_NAME + "{1,128}",
+        "an IAM name of letters, digits and +=,.@_-, 128 at most",
+        "backup_group",
+    ),
 ]
 PolicyName = Annotated[
-    str, Form(_IAM_NAME + "{1,128}", "an IAM name of letters, digits and +=,.@_-", "S3BackupPolicy")
+    str,
+    Form(
+        _IAM_NAME + "{1,128}",
+        "an IAM name of letters, digits and +=,.@_-, 128 at most",
+        "S3BackupPolicy",
+    ),
 ]
 # Signs that mean something in the Resource of a policy are left out: * ? $
 IamPath = Annotated[
-    str, Form(r"/([!-#%-)+->@-~]{1,510}/)?", "an IAM path between slashes", "/backup/")
+    str,
+    Form(
+        r"/([!-#%-)+->@-~]{1,510}/)?",
+        "an IAM path between slashes, 512 characters at most",
+        "/backup/",
+    ),
 ]
 Bucket = Annotated[
-    str, Form(r"[A-Za-z0-9._-]{3,255}", "the name of a bucket alone", "backup-bucket")
+    str,
+    Form(
+        r"[A-Za-z0-9._-]{3,255}",
+        "the name of a bucket alone, 3 to 255 letters, digits and ._-",
+        "backup-bucket",
+    ),
 ]
 Prefix = Annotated[
     str,
     Form(
         r"(?!/)[^\x00-\x1f\x7f*?$]{1,900}(?<!/)",
-        "the folder in the bucket without slashes around it and without * ? $",
+        "the folder in the bucket without slashes around it and without * ? $, 900 characters at"
+        " most",
         "hosts/db1",
     ),
 ]
@@ -110,7 +138,12 @@ Profile = Annotated[
     str, Form(r"[^\s\]\[]{1,128}", "the name of a profile of the AWS CLI", "backup-admin")
 ]
 ExternalId = Annotated[
-    str, Form(r"[\w+=,.@:/-]{2,1224}", "the external id that the role wants", "backup-7f3a")
+    str,
+    Form(
+        r"[\w+=,.@:/-]{2,1224}",
+        "the external id that the role wants, 2 to 1224 letters, digits and +=,.@:/-",
+        "backup-7f3a",
+    ),
 ]
 Endpoint = Annotated[
     str, Form(_HTTP, "an http or https address without a password", "https://s3.example.com")

@@ -51,7 +51,11 @@ class _Auth(BaseModel):
 
 class ClientSecretAuth(_Auth):
     method: Literal["client_secret"]
-    tenant: str = Field(pattern=r"^[A-Za-z0-9.-]+$", description="Id or domain of the tenant.")
+    tenant: str = Field(
+        pattern=r"^[A-Za-z0-9.-]+$",
+        examples=["example.onmicrosoft.com"],
+        description="Id or domain of the tenant.",
+    )
     client_id: str = Field(description="The application's id.")
     client_secret: Reference
     authority: Address = "https://login.microsoftonline.com"
@@ -67,7 +71,11 @@ class AzureKeyVault(HttpSettings):
 
     type: Literal["azure_key_vault"]
     vault: Address = Field(description="The vault's URI, such as https://NAME.vault.azure.net.")
-    secret: str = Field(pattern=r"^[0-9a-zA-Z-]{1,127}$", description="The secret's name.")
+    secret: str = Field(
+        pattern=r"^[0-9a-zA-Z-]{1,127}$",
+        examples=["backup-s3"],
+        description="The secret's name, of letters, digits and dashes, 127 at most.",
+    )
     auth: Annotated[ClientSecretAuth | ManagedIdentityAuth, Field(discriminator="method")] = Field(
         description="How rekeyd logs in, by `method`: client_secret or managed_identity."
     )

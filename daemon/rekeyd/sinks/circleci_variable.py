@@ -42,10 +42,20 @@ class CircleciVariable(HttpSettings):
     project: str | None = Field(
         None,
         pattern=r"^[^/\s]+/[^/\s]+/[^/\s]+$",
+        examples=["gh/example/backups"],
         description="The project's slug: gh/ORG/NAME, bb/ORG/NAME or circleci/ORG_ID/PROJECT_ID.",
     )
-    context: str | None = Field(None, pattern=r"^[0-9a-fA-F-]{36}$", description="A context's id.")
-    variable: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="Its name.")
+    context: str | None = Field(
+        None,
+        pattern=r"^[0-9a-fA-F-]{36}$",
+        examples=["6f2e2f0c-15dd-4a8b-9c3e-0d7b1f4a2c58"],
+        description="A context's id, 36 characters, instead of `project`.",
+    )
+    variable: str = Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        examples=["BACKUP_S3"],
+        description="Its name, of letters, digits and _, no digit first.",
+    )
     token: Reference
     format: Form = "json"
 

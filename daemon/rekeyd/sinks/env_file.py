@@ -23,7 +23,7 @@ from rekeyd.sinks.base import SinkContext
 
 TOKENS = ("AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN")
 
-VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", examples=["S3_KEY"])]
 
 
 class Variables(BaseModel):
@@ -31,8 +31,13 @@ class Variables(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
 
-    access_key_id: VariableName = Field("AWS_ACCESS_KEY_ID", description="For the key id.")
-    secret_access_key: VariableName = Field("AWS_SECRET_ACCESS_KEY", description="For the secret.")
+    access_key_id: VariableName = Field(
+        "AWS_ACCESS_KEY_ID",
+        description="The name for the key id, of letters, digits and _, no digit first.",
+    )
+    secret_access_key: VariableName = Field(
+        "AWS_SECRET_ACCESS_KEY", description="The name for the secret, alike."
+    )
 
     @model_validator(mode="after")
     def _differ(self) -> "Variables":

@@ -58,9 +58,22 @@ class GcpSecretManager(HttpSettings):
     """A secret in Secret Manager of Google Cloud."""
 
     type: Literal["gcp_secret_manager"]
-    project: str = Field(pattern=r"^[a-z0-9.:-]+$", description="Id or number of the project.")
-    secret: str = Field(pattern=r"^[A-Za-z0-9_-]{1,255}$", description="The secret's id.")
-    location: str | None = Field(None, pattern=r"^[a-z0-9-]+$", description="Of a regional secret.")
+    project: str = Field(
+        pattern=r"^[a-z0-9.:-]+$",
+        examples=["example-backups"],
+        description="Id or number of the project, of small letters, digits and .:- alone.",
+    )
+    secret: str = Field(
+        pattern=r"^[A-Za-z0-9_-]{1,255}$",
+        examples=["backup-s3"],
+        description="The secret's id, of letters, digits and _-, 255 at most.",
+    )
+    location: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9-]+$",
+        examples=["europe-west3"],
+        description="The location of a regional secret.",
+    )
     credentials: Reference | None = Field(
         None, description="A service account's key file. Left out: the metadata server."
     )

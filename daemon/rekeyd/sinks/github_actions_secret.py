@@ -59,13 +59,23 @@ class GithubActionsSecret(HttpSettings):
     """A secret of GitHub Actions: of a repository, an environment or an organization."""
 
     type: Literal["github_actions_secret"]
-    repository: str | None = Field(None, pattern=r"^[^/\s]+/[^/\s]+$", description="OWNER/NAME.")
+    repository: str | None = Field(
+        None,
+        pattern=r"^[^/\s]+/[^/\s]+$",
+        examples=["example/backups"],
+        description="A repository, as OWNER/NAME.",
+    )
     environment: str | None = Field(None, description="A deployment environment of `repository`.")
     organization: str | None = Field(
-        None, pattern=r"^[^/\s]+$", description="An organization, instead of `repository`."
+        None,
+        pattern=r"^[^/\s]+$",
+        examples=["example"],
+        description="The name of an organization, instead of `repository`.",
     )
     secret_name: str = Field(
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="What workflows call it."
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        examples=["BACKUP_S3"],
+        description="What workflows call it, of letters, digits and _, no digit first.",
     )
     visibility: Literal["all", "private"] = Field(
         "private",

@@ -42,7 +42,11 @@ class GitlabVariable(HttpSettings):
     address: Address = "https://gitlab.com"
     project: str | None = Field(None, min_length=1, description="Path or number of the project.")
     group: str | None = Field(None, min_length=1, description="Path or number of the group.")
-    variable: str = Field(pattern=r"^[A-Za-z0-9_]{1,255}$", description="Its key.")
+    variable: str = Field(
+        pattern=r"^[A-Za-z0-9_]{1,255}$",
+        examples=["BACKUP_S3"],
+        description="Its key, of letters, digits and _, 255 at most.",
+    )
     environment_scope: str = Field(
         "*", min_length=1, description="The environments whose jobs see it."
     )

@@ -43,7 +43,10 @@ class S3Object(AwsSinkSettings):
 
     type: Literal["s3_object"]
     bucket: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$", description="The bucket's name."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]$",
+        examples=["backup-bucket"],
+        description="The bucket's name, of 3 to 255 letters, digits and ._-, a letter or digit at"
+        " both ends.",
     )
     key: str = Field(min_length=1, max_length=1024, description="Name of the object.")
     sse: Literal["AES256", "aws:kms", "aws:kms:dsse"] | None = Field(

@@ -36,7 +36,9 @@ class SecretsManager(AwsSinkSettings):
 
     type: Literal["secrets_manager"]
     secret_id: str = Field(
-        pattern=r"^[A-Za-z0-9/_+=.@:-]{1,2048}$", description="Name or ARN of the secret."
+        pattern=r"^[A-Za-z0-9/_+=.@:-]{1,2048}$",
+        examples=["backup/s3"],
+        description="Name or ARN of the secret, of letters, digits and the signs /_+=.@:- alone.",
     )
     create: bool = Field(
         True, description="Create a secret of that name on the first delivery, if there is none."

@@ -30,7 +30,9 @@ class SsmParameter(AwsSinkSettings):
     parameter: str = Field(
         pattern=r"^(/[A-Za-z0-9_.-]+)+$|^[A-Za-z0-9_.-]+$",
         max_length=1011,
-        description="Name of the parameter; below a path it begins with a slash.",
+        examples=["/backup/s3"],
+        description="Name of the parameter, of letters, digits and ._-, with a slash before each"
+        " part where it is a path.",
     )
     tier: Literal["Standard", "Advanced", "Intelligent-Tiering"] | None = Field(
         None, description="Left out: the account's default. Advanced ones cost money."
