@@ -57,10 +57,21 @@ def test_a_hold_is_told_once_and_again_when_it_is_another(recorder, store):
         recorder.saw(WHO, LOOK, RESTING)
         recorder.saw(WHO, LOOK, HELD)
 
-    assert [(log["event"], log["reason"], log["do"]) for log in logs] == [
-        ("hold", "root", "do not")
-    ] * 2
-    assert steps(store) == [("hold", "refused")] * 2
+    hold, over = ("hold", "root", "do not"), ("hold over", "root", None)
+    assert [(log["event"], log["reason"], log.get("do")) for log in logs] == [hold, over, hold]
+    assert steps(store) == [("hold", "refused"), ("hold", "done"), ("hold", "refused")]
+
+
+def test_a_hold_is_over_when_the_step_that_was_refused_is_done(recorder, store):
+    minting = Decision("mint", Mint(frozenset()))
+    recorder.saw(WHO, LOOK, minting)
+    recorder.failed("backup_user", "mint", Refused("no right", "grant it"), 60.0)
+    recorder.saw(WHO, LOOK, minting)
+    assert steps(store) == [("mint", "refused")]
+    recorder.did("backup_user", minting, "made …KEY1", 0.1)
+
+    assert steps(store)[1:] == [("mint", "done"), ("hold", "done")]
+    assert [event.detail for _, event in store.history()][-1] == "over: no right"
 
 
 def test_a_refusal_is_a_hold_until_the_next_look(recorder, store, metrics):

@@ -178,8 +178,15 @@ def test_what_a_reload_cannot_change_is_refused(config, daemon):
     daemon.signal(signal.SIGHUP)
 
     refused = daemon.expect("reload refused")
-    assert "state cannot be changed while rekeyd runs" in refused["error"]
+    assert refused["error"] == "`state` cannot be changed while rekeyd runs"
     assert refused["do"] == "restart it to change that"
+
+
+def test_the_log_tells_which_port_the_system_gave(config):
+    with running(config(top={"listen": "127.0.0.1:0"})) as daemon:
+        address = daemon.expect("ready")["listen"]
+        with urlopen(f"http://{address}/-/healthy", timeout=5) as answer:
+            assert answer.status == 200
 
 
 def test_a_reload_takes_identities_in_and_out(aws, config, daemon):

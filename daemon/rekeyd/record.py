@@ -58,6 +58,7 @@ class Recorder:
         self.statuses: dict[str, Status] = store.published()
         self._seen: dict[str, tuple[Identity, Snapshot, Decision]] = {}
         self._failing: dict[str, tuple[str, ...]] = {}
+        self._held: dict[str, Hold] = {}
         self.progress: Callable[[str], None] = lambda _: None
 
     def stands(self) -> dict[str, Status]:
@@ -81,12 +82,16 @@ class Recorder:
         self._seen[who.name] = who, snapshot, decision
         if isinstance(decision.step, Rest | Hold):
             self._failing.pop(who.name, None)
+        if isinstance(decision.step, Rest):
+            self._hold_is_over(who.name, decision)
         self._publish(status)
         rests = isinstance(decision.step, Rest) and not wanted
         self._tell(_event(who.name, decision.rule, "rest" if rests else "look", "done"))
         if status.hold and (before is None or before.hold != status.hold):
             self._event(who.name, decision.rule, "hold", "refused", status.hold.what)
             self._log.warning("hold", identity=who.name, rule=decision.rule, **_told(status.hold))
+        if status.hold:
+            self._held[who.name] = status.hold
 
     def did(self, identity: str, decision: Decision, detail: str, seconds: float) -> None:
         step = _name(decision)
@@ -98,6 +103,14 @@ class Recorder:
         self._log.info(step, identity=identity, rule=decision.rule, detail=detail, seconds=took)
         if isinstance(decision.step, Record):
             self._see_again(identity, decision.step.custody)
+        else:
+            self._hold_is_over(identity, decision)
+
+    def _hold_is_over(self, identity: str, decision: Decision) -> None:
+        """Tell it once rekeyd goes on: a look alone does not show that what failed succeeds."""
+        if hold := self._held.pop(identity, None):
+            self._event(identity, decision.rule, "hold", "done", f"over: {hold.what}")
+            self._log.info("hold over", identity=identity, reason=hold.reason, what=hold.what)
 
     def _follow_rotation(self, identity: str, decision: Decision, detail: str) -> None:
         """Note of a step that was done that a rotation failed by it, or does not fail any more."""
@@ -139,6 +152,8 @@ class Recorder:
         )
         reason = getattr(error, "reason", None)
         hold = Hold(reason, str(error), error.do) if reason else None
+        if hold:
+            self._held[identity] = hold
         retry_at = now + timedelta(seconds=retry)
         stage = "on hold" if hold else "failing"
         if isinstance(error, Propagating):

@@ -66,7 +66,7 @@ RETRY = 60.0
 CLOCK_JUMP = 5.0
 """Seconds by which the wall clock may drift from the steady one within a second."""
 
-FIXED = ("state", "seal", "address")
+FIXED = ("`state`", "`seal`", "the address of `listen`")
 """What a reload cannot change: the state, its seal key, and the address that is listened on."""
 
 
@@ -541,7 +541,11 @@ class Service:
         self._next_beat.set(BEAT)
 
     def _listening(self) -> str:
-        return self.settings.listen.address if self.settings.listen else "none"
+        """Say where, also when the settings leave the port to the system."""
+        if not (self._listener and self.settings.listen):
+            return "none"
+        host, _, _ = self.settings.listen.address.rpartition(":")
+        return f"{host}:{self._listener.port}"
 
     def _summary(self) -> str:
         stages = [status.stage for status in self.statuses()]
@@ -551,7 +555,7 @@ class Service:
 
 def _fixed(settings: Settings) -> dict[str, object]:
     address = settings.listen.address if settings.listen else None
-    return {"state": settings.state, "seal": settings.seal, "address": address}
+    return dict(zip(FIXED, (settings.state, settings.seal, address), strict=True))
 
 
 def run(path: Path | None) -> int:
