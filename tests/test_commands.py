@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ from rekeyd.assemble import open_store
 from rekeyd.commands import ago, event_line, say, table
 from rekeyd.config import load
 from rekeyd.ports import Event
+from rekeyd.store import Store
 
 PROVISIONED = {
     "group": "backup_group",
@@ -122,6 +124,51 @@ def test_what_takes_too_long_is_left_to_the_next_run(rekeyd, aws, config, proxy)
     proxy.mend()
     assert rekeyd("rotate", "--due").code == 0
     assert aws.keys() == {config.held(): "Active"}
+
+
+# beside another command
+
+
+@pytest.fixture
+def another(config):
+    """Another command that is at work on the state until it is closed."""
+    with closing(Store(config.folder / "state")) as store:
+        assert store.act()
+        yield store
+
+
+@pytest.mark.parametrize("option", ["--due", "--json"])
+def test_rotate_waits_for_another_command_and_then_does_the_work(rekeyd, config, another, option):
+    threading.Timer(1.0, another.close).start()
+
+    done = rekeyd("rotate", option)
+
+    assert done.code == 0
+    assert config.held()
+
+
+def test_due_says_what_was_in_the_way_all_the_time(rekeyd, config, another):
+    done = rekeyd("rotate", "--due", "--wait", "1")
+
+    assert done.code == 75
+    assert f"another command works on {config.folder}/state (process {os.getpid()}" in done.err
+    assert not config.sink.exists()
+
+
+def test_due_leaves_it_to_a_daemon_that_comes_after_the_other_command(rekeyd, config, another):
+    def starts():
+        another.close()
+        daemon.append(Store(config.folder / "state"))
+        assert daemon[0].serve()
+
+    daemon = []
+    threading.Timer(0.5, starts).start()
+
+    done = rekeyd("rotate", "--due")
+
+    daemon[0].close()
+    assert done.code == 0
+    assert "a daemon runs on this state" in done.err
 
 
 # through a running daemon

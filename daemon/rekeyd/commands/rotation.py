@@ -1,7 +1,8 @@
 """`rotate`, `rollback` and `adopt`: ask, then follow what happens, whoever does it.
 
 Everything goes through the state: a request is left there, and the history tells what came of it.
-Without a running daemon this process takes the lock and does the work itself.
+Without a running daemon this process takes the lock and does the work itself, if need be after
+another command, which ends and does only what it was asked for.
 """
 
 import threading
@@ -57,11 +58,12 @@ class Follower:
             self._weigh_status(self._store.published().get(self.name))
         return [event for _, event in new]
 
-    def give_up(self) -> None:
+    def give_up(self, why: str) -> None:
+        """Leave what is not over to somebody else; `why` it is not, unless its status tells."""
         if self.code is None:
             self.code = UNREACHABLE
             status = self._store.published().get(self.name)
-            self.note = (status and status.failing) or "not done yet"
+            self.note = (status and status.failing) or why
             self.do = "it goes on when the daemon runs, or with the next `rekeyd rotate --due`"
 
     def weigh(self, event: Event) -> None:
@@ -115,25 +117,18 @@ def follow(
             for identity in identities:
                 store.ask(identity.name, request)
         worker = Worker(settings, store, list(zip(identities, followers, strict=True)))
-        thread = threading.Thread(target=worker.run, daemon=True)
-        if store.act():
-            thread.start()
-        elif kind is None:
-            _leave_to_daemon(followers)
         told: list[Event] = []
         interrupted = False
         try:
             _watch(worker, followers, told, time.monotonic() + wait, as_json)
         except KeyboardInterrupt:  # what has begun is finished, and nothing more is begun
             interrupted = True
-        worker.stopping.set()
-        if thread.is_alive():
-            thread.join()
+        worker.stop()
         if worker.error:
             raise worker.error
         told += _show(followers, as_json)
         for one in followers:
-            one.give_up()
+            one.give_up(worker.in_the_way or "not done yet")
         code = _conclude(followers, told, as_json)
         return INTERRUPTED if interrupted else code
 
@@ -141,10 +136,13 @@ def follow(
 def _watch(
     worker: "Worker", followers: list[Follower], told: list[Event], until: float, as_json: bool
 ) -> None:
+    worker.begin()
     while _open(followers) and not worker.error and time.monotonic() < until:
         worker.happened.wait(POLL)
         worker.happened.clear()
         told += _show(followers, as_json)
+        if worker.in_the_way:
+            worker.begin()
 
 
 @dataclass
@@ -157,6 +155,27 @@ class Worker:
     stopping: threading.Event = field(default_factory=threading.Event)
     happened: threading.Event = field(default_factory=threading.Event)
     error: RekeydError | None = None
+    in_the_way: str | None = None
+    """What keeps it from work that is nobody else's: another command."""
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self.run, daemon=True)
+
+    def begin(self) -> None:
+        """Begin unless a daemon is there to do it, or another command has to end before."""
+        self.in_the_way = None
+        if self.store.act():
+            self._thread.start()
+        elif self.store.busy():
+            self.in_the_way = f"another command works on {self.store.place} ({self.store.holder()})"
+        else:
+            _leave_to_daemon(follower for _, follower in self.pairs)
+
+    def stop(self) -> None:
+        """Finish what has begun, and begin nothing more."""
+        self.stopping.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def run(self) -> None:
         """Advance them all. People are told of trouble only where nobody watches: from a timer."""
@@ -206,8 +225,10 @@ class Worker:
 
 
 def _leave_to_daemon(followers: Iterable[Follower]) -> None:
+    """Follow what was asked for; what is due needs nobody to follow it."""
     for one in followers:
-        one.code, one.note = DONE, "a daemon runs on this state, and does what is due"
+        if one.kind is None and one.code is None:
+            one.code, one.note = DONE, "a daemon runs on this state, and does what is due"
 
 
 def _open(followers: Iterable[Follower]) -> bool:
