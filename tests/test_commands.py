@@ -137,6 +137,16 @@ def another(config):
         yield store
 
 
+def test_a_hold_is_told_each_time_and_at_once(rekeyd, config):
+    config(sinks=[{"type": "credential_process", "path": str(config.folder / "no" / "pair")}])
+    for arguments in (["rotate"], ["rotate"], ["rotate", "--due"], ["rotate", "--due"]):
+        done = rekeyd(*arguments, "--wait", "9")
+
+        assert done.code == 3, "not only when it is tried again, in 15 s"
+        assert "on hold: sink credential_process" in done.err
+        assert "→ mend the sink" in done.err
+
+
 @pytest.mark.parametrize("option", ["--due", "--json"])
 def test_rotate_waits_for_another_command_and_then_does_the_work(rekeyd, config, another, option):
     threading.Timer(1.0, another.close).start()

@@ -54,8 +54,9 @@ class Follower:
         for number, event in new:
             self._seen = number
             self.weigh(event)
-        if self.code is None:
-            self._weigh_status(self._store.published().get(self.name))
+        status = self._store.published().get(self.name)
+        if status and status != self._before:
+            self._weigh_status(status)
         return [event for _, event in new]
 
     def give_up(self, why: str) -> None:
@@ -79,8 +80,19 @@ class Follower:
             if self.kind in {"rotate", "rollback"}:
                 self.code = DONE
 
-    def _weigh_status(self, status: Status | None) -> None:
-        if status is None or status == self._before:
+    def rest(self, status: Status | None) -> None:
+        """Decide whether it is over, from where it stands now that nothing is due for a while."""
+        if status is None:  # another replica is at work on it
+            return
+        self._weigh_status(status)
+        if self.kind is None and self.code is None:
+            if not status.failing:
+                self.code = DONE
+            elif status.stage == "failing":
+                self.code, self.note = UNREACHABLE, status.failing
+
+    def _weigh_status(self, status: Status) -> None:
+        if self.code is not None:
             return
         blind = status.hold and status.failing  # not even a look is possible
         if not (self._granted or blind):
@@ -216,8 +228,7 @@ class Worker:
         reconciler = Reconciler(shop.build(identity), recorder, enough)
         while not enough():
             delay = reconciler.advance()
-            if follower.kind is None and follower.code is None:
-                follower.code = _rest(recorder.statuses.get(identity.name))
+            follower.rest(recorder.statuses.get(identity.name))
             self.happened.set()
             while not enough() and delay > 0:
                 self.stopping.wait(min(delay, POLL))
@@ -233,16 +244,6 @@ def _leave_to_daemon(followers: Iterable[Follower]) -> None:
 
 def _open(followers: Iterable[Follower]) -> bool:
     return any(one.code is None for one in followers)
-
-
-def _rest(status: Status | None) -> int | None:
-    if status is None:  # another replica is at work on it
-        return None
-    if status.hold:
-        return HELD
-    if status.failing:
-        return UNREACHABLE if status.stage == "failing" else None
-    return DONE
 
 
 def _show(followers: Iterable[Follower], as_json: bool) -> list[Event]:
