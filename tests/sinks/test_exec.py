@@ -202,7 +202,7 @@ def test_what_the_read_command_prints_is_read_back(program, tmp_path):
     assert place.read().fingerprint() == PAIR.fingerprint()
 
 
-@pytest.mark.parametrize("said", ["no JSON", "[1]", '{"SecretAccessKey":'])
+@pytest.mark.parametrize("said", ["no JSON", "[1]", '{"SecretAccessKey":', "[" * 60_000])
 def test_a_read_command_that_prints_something_else_is_refused(program, said):
     place = sink(program("exit 0"), read=[program(f"echo '{said}'", "reader")])
 

@@ -97,6 +97,15 @@ def test_a_file_that_the_template_would_not_make_of_its_pair_holds_none(path):
     assert opened("template", path, template=choosy).read() is None
 
 
+def test_what_is_no_ascii_is_no_pair(path):
+    twice = opened("template", path, template="{{ access_key_id }}\n{{ secret_access_key }}\n")
+    path.write_text("AKIA\nключ\n")
+    assert twice.read() is None
+
+    twice.put(NEW)
+    assert twice.read().fingerprint() == NEW.fingerprint()
+
+
 def test_a_changed_template_is_delivered_anew(path, tmp_path):
     source = tmp_path / "rclone.j2"
     source.write_text(RCLONE)
@@ -129,6 +138,7 @@ def test_another_template_file_is_another_form(path, tmp_path):
         ("{{ ''.__class__.__mro__ }}", "unsafe"),
         ("{{ 1 / 0 }}", "division by zero"),
         ("{% include 'x' %}", "no loader"),
+        (r"{{ '\ud800' }}", "UnicodeEncodeError|surrogates not allowed"),
     ],
 )
 def test_a_template_that_cannot_be_rendered_is_found_by_check(path, template, why):

@@ -10,11 +10,14 @@ from botocore.session import Session
 
 from rekeyd.errors import Refused
 from rekeyd.secret import AccessPair, Secret
+from rekeyd.sinks._aws import Fields
 from rekeyd.sinks._value import decode, encode
 
 PAIR = AccessPair("AKIAIOSFODNN7EXAMPLE", Secret("wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"))
 ODD = AccessPair("AKIA", Secret("a'b\"c $d `e` \\f=g#h"))
 FORMS = ["json", "env", "credentials"]
+LONE = '{"region": "\\ud800"}'
+"""A JSON object that no encoding can write: half of a character of UTF-16."""
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -69,7 +72,7 @@ def test_a_pair_in_another_form_is_replaced(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("text", ["hunter2", "[1, 2]", "ssh-ed25519 AAAA", "A=1\nB=2\n"])
+@pytest.mark.parametrize("text", ["hunter2", "[1, 2]", "ssh-ed25519 AAAA", "A=1\nB=2\n", LONE])
 def test_what_is_no_pair_is_somebody_elses_and_stays(form, text):
     with pytest.raises(Refused, match="no pair") as caught:
         encode(PAIR, form, over=text)
@@ -79,7 +82,26 @@ def test_what_is_no_pair_is_somebody_elses_and_stays(form, text):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "text", ["", "{}", '{"AWS_ACCESS_KEY_ID": "AKIA"}', "'", "[default", "[x]"]
+    "text", ["", "{}", '{"AWS_ACCESS_KEY_ID": "AKIA"}', "'", "[default", "[x]", "[" * 100_000]
 )
 def test_text_without_a_whole_pair_holds_none(form, text):
     assert decode(text, form) is None
+
+
+@pytest.mark.parametrize("odd", ["ключ", "\\ud800", "\\u00e9"])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_no_ascii_is_no_pair(form, odd):
+    text = {
+        "json": f'{{"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "{odd}"}}',
+        "env": "AWS_ACCESS_KEY_ID=AKIA\nAWS_SECRET_ACCESS_KEY=ключ\n",
+        "credentials": "[default]\naws_access_key_id = AKIA\naws_secret_access_key = ключ\n",
+    }[form]
+
+    assert decode(text, form) is None
+
+
+@pytest.mark.parametrize("text", [LONE, "[" * 100_000, '{"a":' * 100_000])
+def test_an_object_that_cannot_be_kept_is_somebody_elses(text):
+    for act in (Fields().decode, lambda held: Fields().encode(PAIR, held)):
+        with pytest.raises(Refused, match="no JSON object"):
+            act(text)

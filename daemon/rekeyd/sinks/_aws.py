@@ -14,7 +14,7 @@ from rekeyd.botoerrors import translated
 from rekeyd.errors import Refused
 from rekeyd.policy import Grant
 from rekeyd.secret import AccessPair
-from rekeyd.sinks._value import KEY_ID, SECRET, FieldNames
+from rekeyd.sinks._value import KEY_ID, SECRET, FieldNames, object_in
 from rekeyd.sinks.base import SinkContext, SinkSettings
 
 
@@ -44,11 +44,8 @@ class Fields(FieldNames):
 def _object(text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    if isinstance(found, dict):
+    found = object_in(text)
+    if found is not None:
         return found
     raise Refused(
         "it holds something that is no JSON object, which rekeyd does not overwrite",

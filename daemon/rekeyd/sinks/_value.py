@@ -65,7 +65,7 @@ def encode(pair: AccessPair, form: Format, over: str = "") -> str:
     """
     refuse_foreign(over)
     if form == "json":
-        fields = {**(_object(over) or {}), KEY_ID: pair.key_id, SECRET: pair.secret.reveal()}
+        fields = {**(object_in(over) or {}), KEY_ID: pair.key_id, SECRET: pair.secret.reveal()}
         return json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
     if form == "env":
         fields = {KEY_ID: pair.key_id, SECRET: pair.secret.reveal()}
@@ -77,14 +77,14 @@ def encode(pair: AccessPair, form: Format, over: str = "") -> str:
 
 def decode(text: str, form: Format) -> AccessPair | None:
     """Read a pair from text of this form, or return None when the text holds none."""
-    reader = {"json": _object, "env": _lines, "credentials": _profile}[form]
+    reader = {"json": object_in, "env": _lines, "credentials": _profile}[form]
     return pick(reader(text) or {}, KEY_ID, SECRET)
 
 
 def refuse_foreign(text: str) -> None:
     """Raise `Refused` when text is neither empty nor a pair nor a JSON object that can hold one."""
     pairs = decode(text, "env") or decode(text, "credentials")
-    if text.strip() and _object(text) is None and pairs is None:
+    if text.strip() and object_in(text) is None and pairs is None:
         raise Refused(
             "it holds something that is no pair, which rekeyd does not overwrite",
             "empty it, or point the sink at a name of its own",
@@ -93,16 +93,18 @@ def refuse_foreign(text: str) -> None:
 
 
 def pick(fields: Mapping[str, Any], key_id: str, secret: str) -> AccessPair | None:
-    """Take a pair out of two named fields, when both are there."""
+    """Take a pair out of two named fields, when both are there: IAM's ids and secrets are ASCII."""
     found = fields.get(key_id), fields.get(secret)
-    if not all(isinstance(value, str) and value for value in found):
+    if not all(isinstance(value, str) and value and value.isascii() for value in found):
         return None
     return AccessPair(str(found[0]), Secret(str(found[1])))
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def object_in(text: str) -> dict[str, Any] | None:
+    """Return the JSON object that a text is, None when it is none or could not be written again."""
     try:
         found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None

@@ -35,7 +35,7 @@ from rekeyd.errors import Permanent, Refused, RekeydError, Transient
 from rekeyd.ports import Sink
 from rekeyd.secret import AccessPair, short
 from rekeyd.sinks._run import Outcome, run
-from rekeyd.sinks._value import pick
+from rekeyd.sinks._value import object_in, pick
 from rekeyd.sinks.base import SinkContext, SinkSettings
 from rekeyd.times import Duration
 
@@ -133,11 +133,8 @@ class _ExecSink:
         if not self._settings.read:
             raise Permanent(f"{self.name} is write-only", "give it a `read` command")
         printed = self._run(self._settings.read)
-        try:
-            found = json.loads(printed) if printed.strip() else {}
-        except ValueError:
-            found = None
-        if not isinstance(found, dict):
+        found = object_in(printed) if printed.strip() else {}
+        if found is None:
             raise Refused(
                 f"{self._settings.read[0]} printed something else than one JSON object, so nobody "
                 "knows which pair the sink holds",

@@ -29,6 +29,7 @@ from rekeyd.ports import Sink
 from rekeyd.secret import AccessPair, Secret
 from rekeyd.sinks._atomic import AtomicFile
 from rekeyd.sinks._file import SPECIMEN, FileSettings, FileSink, absolute
+from rekeyd.sinks._value import pick
 from rekeyd.sinks.base import SinkContext, SinkSettings, digest
 
 MARKERS = AccessPair("REKEYDMARKSTHEKEYID0", Secret("rekeydMarksTheSecretHere0123456789abcdef"))
@@ -79,6 +80,7 @@ class Source:
                 secret_access_key=pair.secret.reveal(),
                 identity=self._identity,
             )
+            rendered.encode()  # there are characters that no file can hold
         except Exception as error:  # noqa: BLE001 - a template can fail in any way
             what = str(error) if pair is SPECIMEN else type(error).__name__
             line = f", line {error.lineno}" if hasattr(error, "lineno") else ""
@@ -109,11 +111,8 @@ class Source:
         found = self._pattern().fullmatch(text)
         if found is None:
             return None
-        groups = found.groupdict()
-        if not groups.get("id") or not groups.get("secret"):
-            return None
-        pair = AccessPair(groups["id"], Secret(groups["secret"]))
-        return pair if self.render(pair) == text else None
+        pair = pick(found.groupdict(), "id", "secret")
+        return pair if pair and self.render(pair) == text else None
 
     def transparent(self) -> bool:
         """Tell whether `pair_in` can undo `render`. Raises `Refused` when nothing is rendered."""
