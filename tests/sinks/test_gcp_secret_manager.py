@@ -65,7 +65,7 @@ def test_no_version_and_a_disabled_one_hold_no_pair(google, versions):
     assert sink(google).read() is None
 
 
-@pytest.mark.parametrize("held", [b"\xff\xfe", b"hunter2"])
+@pytest.mark.parametrize("held", [b"\xff\xfe", b"hunter2", b'{"a": "\\ud800"}'])
 def test_a_secret_that_holds_something_else_is_not_written_to(google, held):
     google.versions = [held]
 
@@ -98,7 +98,8 @@ def test_a_key_that_google_refuses_is_told_from_an_unreachable_google(google):
 
 
 @pytest.mark.parametrize(
-    "key_file", ["no json", "[]", "{}", '{"token_uri": "http://evil.example.com/token"}']
+    "key_file",
+    ["no json", "[]", "{}", '{"token_uri": "http://evil.example.com/token"}', "[" * 60_000],
 )
 def test_a_file_that_is_no_service_account_key_is_refused(google, monkeypatch, key_file):
     monkeypatch.setenv("GCP_KEY", key_file)

@@ -212,6 +212,28 @@ def test_an_endless_answer_is_not_read(monkeypatch):
         client(address).send(GET)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"Content-Length: 20\r\n\r\n{}",
+        b"Transfer-Encoding: chunked\r\n\r\n-5\r\n{}",
+    ],
+)
+def test_an_answer_that_is_cut_short_or_has_no_end_was_not_read(answer):
+    with (
+        speaking(lambda line: line.sendall(b"HTTP/1.1 200 OK\r\n" + answer)) as address,
+        pytest.raises(Transient, match="broke off"),
+    ):
+        client(address).send(GET)
+
+
+@pytest.mark.parametrize("token", [None, 1, "", "a b", "a\nb", "clé", "\ud800"])
+def test_what_can_stand_in_no_header_is_no_token(server, token):
+    server.instead = Said(200, {"token": token})
+
+    assert client(server.address).send(GET).token("token") is None
+
+
 def test_something_that_does_not_speak_http_is_transient():
     with (
         speaking(lambda line: line.sendall(b"220 smtp.example.com ESMTP\r\n")) as address,

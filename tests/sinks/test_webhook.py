@@ -87,7 +87,7 @@ def test_check_finds_a_receiver_that_is_away(receiver):
         sink(receiver).check()
 
 
-@pytest.mark.parametrize("secret", ["plain", "whsec_!!!", "whsec_c2hvcnQ=", "whsec_"])
+@pytest.mark.parametrize("secret", ["plain", "whsec_!!!", "whsec_é", "whsec_c2hvcnQ=", "whsec_"])
 def test_check_finds_a_shared_secret_that_is_too_weak(receiver, monkeypatch, secret):
     monkeypatch.setenv("WEBHOOK", secret)
 

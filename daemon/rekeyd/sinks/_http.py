@@ -26,6 +26,7 @@ from pydantic import AfterValidator, Field
 
 from rekeyd.errors import Refused, RekeydError, Transient, Unanswered
 from rekeyd.secret import Secret
+from rekeyd.sinks._reference import TOKEN
 from rekeyd.sinks.base import SinkContext, SinkSettings
 
 CONNECT = 5.0
@@ -136,6 +137,11 @@ class Answer:
             found = found.get(step) if isinstance(found, dict) else None
         return found
 
+    def token(self, *path: str) -> Secret | None:
+        """Return the token that stands there, None when it is none or could stand in no header."""
+        found = self.dig(*path)
+        return Secret(found) if isinstance(found, str) and TOKEN.fullmatch(found) else None
+
     def dig_list(self, *path: str) -> list[Any]:
         """Return the list that stands there, an empty one when there is none."""
         found = self.dig(*path)
@@ -199,7 +205,7 @@ class Client:
         with self._connected() as (connection, cut):
             try:
                 answer = self._exchange(connection, call)
-            except (OSError, HTTPException):
+            except (OSError, HTTPException, ValueError):  # ValueError: http.client's for bad chunks
                 raise self._lost(call.method) from None
             if cut.is_set():  # what was read may look whole and is not
                 raise self._lost(call.method)
@@ -220,8 +226,9 @@ class Client:
         with connection.getresponse() as response:
             content = response.read(LARGEST + 1)
             found = {name.lower(): value for name, value in response.getheaders()}
-        if len(content) > LARGEST:
-            raise HTTPException  # what was read is not all of it
+            whole = not response.length and len(content) <= LARGEST
+        if not whole:
+            raise HTTPException
         return Answer(response.status, found, content, self.speaker)
 
     @contextmanager

@@ -20,6 +20,9 @@ LARGEST = 64 * 1024
 
 FORM = re.compile(r"file:/.+|env:[A-Za-z_][A-Za-z0-9_]*|credential:[A-Za-z0-9_][A-Za-z0-9._-]*")
 
+TOKEN = re.compile(r"[!-~]+")
+"""What can stand in a header."""
+
 
 def _well_formed(reference: str) -> str:
     if not FORM.fullmatch(reference):
@@ -55,7 +58,7 @@ def dereference(reference: str) -> Secret:
 def token(reference: str) -> Secret:
     """Read a token that goes into a header. Raises `Refused` also when it could not stand there."""
     found = dereference(reference)
-    if not re.fullmatch(r"[!-~]+", found.reveal()):
+    if not TOKEN.fullmatch(found.reveal()):
         raise Refused(
             f"what stands at {reference} is no token: it has blanks, line ends or odd characters",
             "put the token there and nothing else",

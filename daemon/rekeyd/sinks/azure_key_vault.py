@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rekeyd.errors import Refused
 from rekeyd.ports import Sink
-from rekeyd.secret import AccessPair, Secret
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import (
     Address,
     Answer,
@@ -142,13 +142,13 @@ class _AzureKeyVaultSink:
             if isinstance(auth, ClientSecretAuth)
             else self._ask_metadata(auth.client_id)
         )
-        issued = answer.dig("access_token")
-        if not isinstance(issued, str):
+        issued = answer.token("access_token")
+        if issued is None:
             raise Refused(
                 "Microsoft Entra does not accept the sign-in, so this sink cannot be used",
                 "see whether tenant and client are right and the client secret has not expired",
             )
-        return bearer(Secret(issued))
+        return bearer(issued)
 
     def _sign_in(self, auth: ClientSecretAuth) -> Answer:
         speaker = client(

@@ -26,6 +26,7 @@ from base64 import b64decode, b64encode, urlsafe_b64encode
 from time import time
 from typing import Any, Literal
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -34,7 +35,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from rekeyd.errors import Refused, Transient
 from rekeyd.ports import Sink
-from rekeyd.secret import AccessPair, Secret
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, bearer, client
 from rekeyd.sinks._reference import Reference, dereference
 from rekeyd.sinks._value import Form, decode, encode, refuse_foreign
@@ -168,13 +169,13 @@ class _GcpSecretManagerSink:
     def _signed_in(self) -> dict[str, str]:
         reference = self._settings.credentials
         answer = self._exchange(reference) if reference else self._ask_metadata()
-        issued = answer.dig("access_token")
-        if not isinstance(issued, str):
+        issued = answer.token("access_token")
+        if issued is None:
             raise Refused(
                 "Google does not accept the service account's key, so this sink cannot be used",
                 "see whether the key was deleted, the account disabled or the clock is wrong",
             )
-        return bearer(Secret(issued))
+        return bearer(issued)
 
     def _exchange(self, reference: str) -> Answer:
         account = _ServiceAccount(reference)
@@ -206,7 +207,14 @@ class _ServiceAccount:
             self._email = str(fields["client_email"])
             self._key_id = str(fields["private_key_id"])
             key = load_pem_private_key(str(fields["private_key"]).encode(), password=None)
-        except (ValueError, KeyError, TypeError, ValidationError):
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            RecursionError,
+            UnsupportedAlgorithm,
+            ValidationError,
+        ):
             key = None
         if not isinstance(key, RSAPrivateKey):
             raise Refused(

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rekeyd.errors import Refused, Transient
 from rekeyd.ports import Sink
-from rekeyd.secret import AccessPair, Secret
+from rekeyd.secret import AccessPair
 from rekeyd.sinks._http import Address, Answer, Call, Client, HttpSettings, client
 from rekeyd.sinks._reference import Reference, dereference, token
 from rekeyd.sinks._value import USUAL_NAMES, FieldNames
@@ -163,15 +163,15 @@ class _VaultKv2Sink:
             return {**headers, "X-Vault-Token": token(auth.token).reveal()}
         path = f"auth/{auth.mount.strip('/')}/login"
         answer = self._ask("POST", path, headers, auth.login(), accept=(400, 403))
-        issued = answer.dig("auth", "client_token")
-        if answer.status != 200 or not isinstance(issued, str):
+        issued = answer.token("auth", "client_token")
+        if answer.status != 200 or issued is None:
             raise Refused(
                 f"{self._client.speaker} does not accept the {auth.method} login "
                 f"({answer.status}), so this sink cannot be used",
                 f"see whether the role exists at auth/{auth.mount} and what it signs in with "
                 "is still valid",
             )
-        return {**headers, "X-Vault-Token": Secret(issued).reveal()}
+        return {**headers, "X-Vault-Token": issued.reveal()}
 
     def _entry(self, headers: dict[str, str]) -> _Entry:
         return _Entry.of(self._ask("GET", self._data, headers, accept=(404,)))
