@@ -145,6 +145,14 @@ def test_a_store_that_tells_no_time_is_not_trusted(proxy, iam):
     assert refused.value.reason == "unsupported"
 
 
+@pytest.mark.parametrize("date", ["soon", "Mon, 31 Dec 9999 23:59:59 -0100"])
+def test_a_store_that_tells_a_time_that_is_none_is_not_trusted(proxy, iam, date):
+    proxy.clock = lambda *_: date
+
+    with pytest.raises(Refused, match="tells no time"):
+        iam.list_keys()
+
+
 def test_aws_itself_lacks_nothing(iam):
     assert iam.gaps() == []
     iam.create_key()

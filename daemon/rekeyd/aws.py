@@ -461,14 +461,15 @@ def probe_key(identity: str, prefix: str | None) -> str:
 
 def _server_time(answer: dict[str, Any]) -> datetime:
     """Return the Date of an answer: the only clock that may justify a destructive step."""
-    stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-    if not stamp:
+    stamp = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+    try:
+        return parsedate_to_datetime(stamp).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise Refused(
             "the IAM service tells no time (no Date header), so no age can be trusted",
             "this store cannot be rotated safely by rekeyd",
             reason="unsupported",
-        )
-    return parsedate_to_datetime(stamp).astimezone(UTC)
+        ) from None
 
 
 def _read_codes(client: Any) -> None:
