@@ -458,3 +458,9 @@ def test_a_handshake_that_never_ends_is_left_in_time(monkeypatch, certificate):
         with pytest.raises(Transient, match="TLS"):
             client(address.replace("http:", "https:"), ca_file=certificate).reach()
         stopped.set()
+
+
+@pytest.mark.parametrize("path", ["/clé", "/a b"])
+def test_an_address_that_no_request_can_name_is_a_mistake(path):
+    with pytest.raises(ValidationError, match="percent-encoded"):
+        TypeAdapter(Address).validate_python(f"https://host.example.com{path}")

@@ -10,6 +10,7 @@ them may hold the secret or the token.
 """
 
 import json
+import re
 import socket
 import ssl
 import time
@@ -79,6 +80,8 @@ def _usable_address(address: str) -> str:
         raise ValueError("is not an address such as https://host or https://host:8200")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ValueError("holds more than host, port and path: tokens have settings of their own")
+    if not re.fullmatch(r"[!-~]*", parts.path):
+        raise ValueError("has characters in its path that must be percent-encoded")
     if parts.scheme == "http" and not _named_loopback(host):
         raise ValueError("is not https: the secret would cross the network in clear text")
     return address
