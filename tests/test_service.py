@@ -391,20 +391,25 @@ def test_who_waits_for_a_desk_does_not_hang(at_work, config, monkeypatch):
     assert [problem.partition(":")[0] for problem in service.healthy()] == hung
 
 
-def test_a_reload_ends_the_look_in_flight_and_then_begins_with_what_is_new(at_work, config):
-    """An identity gets another name, in the middle of a step for the same user."""
+@pytest.mark.parametrize("given", ["user", "sink"])
+def test_a_reload_ends_the_look_in_flight_and_then_begins_with_what_is_new(at_work, config, given):
+    """In the middle of a step another identity is given its user, or the place of its sink."""
     seen, done = [], threading.Event()
 
     def look(reconciler, _):
         seen.append(f"{reconciler.who.name} begins")
         if reconciler.who.name == "old":
             until(reconciler._stopping)
-            done.wait()
+            done.wait(LONG_ENOUGH / 4)
         seen.append(f"{reconciler.who.name} ends")
 
     service = at_work(config(name="old"), look)
     until(lambda: seen)
-    config(name="new")
+    [sink] = config.identity["sinks"]
+    if given == "user":
+        config(name="new", sinks=[sink | {"path": str(config.folder / "elsewhere")}])
+    else:
+        config(user="new", sinks=[sink | {"mode": "0640"}])
     service._reload()
     time.sleep(1.0)
     assert seen == ["old begins"]

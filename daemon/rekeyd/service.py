@@ -124,7 +124,7 @@ class Runner:
         service: "Service",
     ) -> None:
         self.name = settings.name
-        self.touches = {settings.name, settings.user, *(sink.mark for sink in settings.sinks)}
+        self.touches = {settings.name, settings.user, *(sink.place for sink in settings.sinks)}
         self._recorder = recorder
         self._service = service
         self._build = build
