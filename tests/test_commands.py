@@ -18,6 +18,7 @@ import pytest
 from processes import PROGRAM, running
 from rekeyd.assemble import open_store
 from rekeyd.commands import ago, event_line, say, table
+from rekeyd.commands.rotation import Follower
 from rekeyd.config import load
 from rekeyd.ports import Event
 from rekeyd.store import Store
@@ -135,6 +136,16 @@ def another(config):
     with closing(Store(config.folder / "state")) as store:
         assert store.act()
         yield store
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("done", 0), ("retry", None)])
+def test_a_rotation_is_over_when_its_delivery_is_recorded(tmp_path, outcome, code):
+    with closing(Store(tmp_path / "state")) as store:
+        follower = Follower(store, "backup_user", "rotate", since=0)
+        for told in (("request", "rotate", "done"), ("deliver", "record", outcome)):
+            follower.weigh(Event(datetime.now(UTC), "backup_user", *told))
+
+    assert follower.code == code
 
 
 def test_a_hold_is_told_each_time_and_at_once(rekeyd, config):

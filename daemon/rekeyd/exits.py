@@ -1,7 +1,5 @@
 """Exit codes, as scripts and service managers read them: sysexits.h where it has one."""
 
-from collections.abc import Iterable
-
 from rekeyd.errors import Misconfigured, Refused, RekeydError, Transient
 
 DONE = 0
@@ -16,12 +14,6 @@ CONFIG = 78
 """The configuration: EX_CONFIG. A service manager need not start it again."""
 INTERRUPTED = 130
 """By Ctrl-C, as shells tell it: 128 + SIGINT."""
-
-
-def worst(codes: Iterable[int]) -> int:
-    """Return the one code of several that a person has to know of first."""
-    found = set(codes)
-    return next((code for code in (CONFIG, FAILED, HELD, UNREACHABLE) if code in found), DONE)
 
 
 def exit_code(error: RekeydError) -> int:

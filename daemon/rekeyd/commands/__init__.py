@@ -10,12 +10,19 @@ from typing import Any
 
 import click
 
+from rekeyd.exits import CONFIG, DONE, FAILED, HELD, UNREACHABLE
 from rekeyd.ports import Event
 
 MARKS = {"done": ("✓", "green"), "retry": ("…", "yellow"), "refused": ("✗", "red")}
 
 NARROWEST = 20
 """Characters that a text gets beside what stands before it; a terminal breaks it below that."""
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the one exit code of several that a person has to know of first."""
+    found = set(codes)
+    return next((code for code in (CONFIG, FAILED, HELD, UNREACHABLE) if code in found), DONE)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from rekeyd.assemble import Workshop, fit_sealer, side_by_side, state_to_look_at
-from rekeyd.commands import ago, event_line, print_json, say, table
+from rekeyd.commands import ago, event_line, print_json, say, table, worst
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.document import UNSEEN, document
 from rekeyd.errors import Misconfigured, Refused, RekeydError
-from rekeyd.exits import DONE, FAILED, HELD, exit_code, worst
+from rekeyd.exits import DONE, FAILED, HELD, exit_code
 from rekeyd.holds import user_replaced
 from rekeyd.model import Custody, Snapshot, Timing
 from rekeyd.observe import look

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import click
 
 from rekeyd.assemble import Workshop, notifier, open_store
-from rekeyd.commands import event_line, print_json, say
+from rekeyd.commands import event_line, print_json, say, worst
 from rekeyd.commands.looking import workshop
 from rekeyd.config import IdentitySettings, Settings
 from rekeyd.errors import Permanent, RekeydError
-from rekeyd.exits import DONE, FAILED, HELD, INTERRUPTED, UNREACHABLE, worst
+from rekeyd.exits import DONE, FAILED, HELD, INTERRUPTED, UNREACHABLE
 from rekeyd.ports import Event, Request
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
@@ -29,6 +29,9 @@ from rekeyd.view import Status
 
 if TYPE_CHECKING:
     from rekeyd.notify.notifier import Notifier
+
+DELIVERED = ("deliver", "record", "done")
+"""What an event tells when every sink holds a pair."""
 
 POLL = 0.2
 """Seconds between two looks at the history."""
@@ -75,7 +78,7 @@ class Follower:
                 self.code, self.note = FAILED, event.detail
             elif self.kind == "adopt":
                 self.code = DONE
-        elif self._granted and event.rule == "deliver" and event.step == "record":
+        elif self._granted and (event.rule, event.step, event.outcome) == DELIVERED:
             self._delivered = True
             if self.kind in {"rotate", "rollback"}:
                 self.code = DONE
