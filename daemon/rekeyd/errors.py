@@ -4,8 +4,6 @@ Every message is one sentence for the operator: what happened, then what it mean
 `do` is the next thing to type or to look at. Neither ever holds a secret.
 """
 
-from collections.abc import Sequence
-
 
 class RekeydError(Exception):
     """Anything that rekeyd reports instead of a traceback."""
@@ -66,6 +64,6 @@ class Misconfigured(Permanent):
 class Mistaken(Misconfigured):
     """The configuration's file has mistakes, each of which is a line that begins with FILE:LINE."""
 
-    def __init__(self, mistakes: Sequence[str], do: str = "") -> None:
+    def __init__(self, mistakes: list[str], do: str = "") -> None:
         super().__init__("\n".join(mistakes), do)
         self.mistakes = mistakes
