@@ -206,11 +206,12 @@ def rollback(path: Path | None, *, identity: str, wait: int, as_json: bool) -> N
 def adopt(path: Path | None, *, identity: str, key_id: str, wait: int, as_json: bool) -> None:
     """Hand a key that rekeyd did not make over to it.
 
-    It is then retired like rekeyd's own. KEY_ID may also be the id of a user that was made anew
-    under the same name (AIDA…).
+    It is then retired like rekeyd's own. The last characters of KEY_ID are enough, as `status`
+    shows them. It may also be the id of a user that was made anew under the same name (AIDA…).
 
     \b
       rekeyd adopt backup_user AKIAIOSFODNN7EXAMPLE
+      rekeyd adopt backup_user MPLE
     """
     from rekeyd.commands import rotation  # noqa: PLC0415
 

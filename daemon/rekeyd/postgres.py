@@ -12,11 +12,12 @@ is refused everywhere:
   the replica that took over, as a request, and repeated with the pair that is current then.
 """
 
+import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from secrets import token_hex
 from typing import Any
@@ -56,7 +57,7 @@ PAUSE = 2.0
 LEASES = """
 create table lease (identity text primary key, holder text not null, fence bigint not null,
                     renewed timestamptz not null);
-create table replica (holder text primary key, seen timestamptz not null)
+create table replica (holder text primary key, seen timestamptz not null, sinks jsonb not null)
 """
 
 ADVISORY = 0x72656B6579640001
@@ -78,6 +79,7 @@ class PostgresStore(State):
         self._pausing = 0.0, Transient("")
         self._holder = f"{socket.gethostname()}/{os.getpid()}/{token_hex(4)}"
         self._fences: dict[str, int] = {}
+        self._sinks: Mapping[str, str] = {}
         try:
             conninfo_to_dict(url)
         except psycopg.ProgrammingError as error:
@@ -135,13 +137,36 @@ class PostgresStore(State):
     def beat(self) -> None:
         with self._transaction() as transaction:
             transaction.execute(
-                "insert into replica (holder, seen) values (?, now())"
-                " on conflict (holder) do update set seen = excluded.seen",
-                (self._holder,),
+                "insert into replica (holder, seen, sinks) values (?, now(), ?::jsonb)"
+                " on conflict (holder) do update set seen = excluded.seen, sinks = excluded.sinks",
+                (self._holder, json.dumps(dict(self._sinks))),
             )
             transaction.execute("delete from replica where seen < now() - interval '1 day'")
 
+    def agree(self, sinks: Mapping[str, str]) -> None:
+        self._sinks = sinks
+        with suppress(RekeydError):  # else the next beat tells it
+            self.beat()
+
+    def _refuse_other_sinks(self, identity: str) -> None:
+        row = self._row(
+            "select holder from replica where holder <> ? and sinks ->> ?::text <> ?::text"
+            " and seen > now() - make_interval(secs => ?)",
+            self._holder,
+            identity,
+            self._sinks.get(identity),
+            SILENT,
+        )
+        if row:
+            raise Refused(
+                f"the replica {row[0]} has other sinks for {identity} than this one; each could "
+                "retire what one of the other's holds; no key is made or retired",
+                "give every replica the same configuration, and reload or restart it",
+                reason="state",
+            )
+
     def claim(self, identity: str) -> None:
+        self._refuse_other_sinks(identity)
         if identity in self._fences:
             self.renew(identity)
             return

@@ -35,6 +35,7 @@ from rekeyd.metrics import Metrics
 from rekeyd.ports import Event, Identity, R, Request, Sealer, T
 from rekeyd.reconcile import Reconciler
 from rekeyd.record import Recorder
+from rekeyd.sinks.base import digest
 from rekeyd.state import State
 from rekeyd.view import Status
 
@@ -451,6 +452,7 @@ class Service:
         for runner in self._all():
             runner.retire()
         self._leaving = [runner for runner in (*self._leaving, *self._all()) if runner.running]
+        self.store.agree({identity.name: _places(identity) for identity in settings.identities})
         wanted = {identity.name for identity in settings.identities}
         self.recorder.keep(wanted)
         self.metrics.watch(wanted)
@@ -551,6 +553,10 @@ class Service:
         stages = [status.stage for status in self.statuses()]
         counted = ", ".join(f"{stages.count(s)} {s}" for s in dict.fromkeys(stages))
         return f"{len(self._all())} identities" + (f": {counted}" if counted else "")
+
+
+def _places(identity: IdentitySettings) -> str:
+    return digest(*sorted((sink.type, sink.place) for sink in identity.sinks))
 
 
 def _fixed(settings: Settings) -> dict[str, object]:

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -88,6 +88,13 @@ class State(ABC):
     @abstractmethod
     def beat(self) -> None:
         """Say that this daemon is alive, by a write that is as durable as custody's."""
+
+    def agree(self, sinks: Mapping[str, str]) -> None:
+        """Tell other replicas which sinks each identity has, as a digest of their places.
+
+        While one that is alive says otherwise, nobody may act: it would retire what a sink holds.
+        """
+        del sinks
 
     @abstractmethod
     def claim(self, identity: str) -> None:

@@ -19,7 +19,7 @@ from rekeyd import state
 from rekeyd.errors import Elsewhere, Misconfigured, Refused, Transient
 from rekeyd.model import Custody, Intent, Pair
 from rekeyd.ports import Event, Request
-from rekeyd.postgres import LEASE, PostgresStore
+from rekeyd.postgres import LEASE, SILENT, PostgresStore
 from rekeyd.view import Status
 from test_http import certificate
 
@@ -277,6 +277,24 @@ def test_a_command_acts_only_where_no_daemon_does(store, other):
     assert other.act()
 
 
+def test_nobody_acts_while_another_replica_has_other_sinks(store, other, url):
+    store.agree({"backup_user": "file", "second_user": "file"})
+    other.agree({"backup_user": "file and vault", "third_user": "box"})
+    for one in (store, other):
+        with pytest.raises(Refused, match="has other sinks for backup_user than this one"):
+            one.claim("backup_user")
+    store.claim("second_user")
+    other.claim("third_user")
+
+    sql(
+        url,
+        f"update replica set seen = seen - interval '{SILENT + 1} s' where sinks ? 'third_user'",
+    )
+    store.claim("backup_user")
+    other.agree({"backup_user": "file"})
+    store.claim("backup_user")
+
+
 # Daemons
 
 
@@ -312,6 +330,22 @@ def test_two_daemons_make_one_pair_when_both_are_asked(shared, aws, rekeyd):
     assert "Traceback" not in one.log + two.log
     assert [*aws.keys().values()].count("Active") <= 2
     assert aws.keys()[shared.held()] == "Active"
+
+
+def test_two_daemons_with_other_sinks_wait_until_they_have_the_same(shared, aws):
+    with running(shared()) as one:
+        one.expect("rotated")
+        one.rests()
+        more = {"type": "credential_process", "path": str(shared.folder / "pair.json")}
+        with running(shared(sinks=[*shared.identity["sinks"], more])) as two:
+            assert "has other sinks for backup_user" in two.expect("refused")["error"]
+            one.signal(signal.SIGUSR1)
+            assert "has other sinks for backup_user" in one.expect("refused")["error"]
+            assert len(aws.keys()) == 1
+            one.signal(signal.SIGHUP)
+            wait_for(lambda: (shared.folder / "pair.json").exists() and len(aws.keys()) == 2)
+            assert two.stop() == 0
+        assert one.stop() == 0
 
 
 def test_a_replica_that_is_stopped_in_a_mint_does_no_harm_when_it_wakes(
