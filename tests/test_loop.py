@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 
 from rekeyd.reconcile import Reconciler
-from world import HOUR, MINUTE, World
+from rekeyd.steps import Hold
+from world import HOUR, MINUTE, World, every
 from world.faults import Fault
 
 
@@ -90,6 +91,26 @@ def test_a_sink_that_is_named_again_is_given_the_pair_whatever_it_holds() -> Non
     world.run(HOUR)
 
     assert world.truth.sinks["box"].pair.key_id == key.id
+
+
+def test_an_older_pair_that_is_put_back_again_and_again_is_a_hold_until_it_is_left_alone() -> None:
+    day = 24 * HOUR
+    world = World(timing=every(7 * day, overlap=day, grace=day))
+    world.run(HOUR)
+    (old,) = world.truth.active
+    world.ask("rotate")
+    world.run(HOUR)
+    for _ in range(8 * 8):
+        world.person_writes("file", old.id)
+        world.run(3 * HOUR, watch=HOUR)
+
+    step = world.diary.decision.step
+    assert isinstance(step, Hold)
+    assert step.reason == "put_back"
+
+    world.run(5 * day)
+    assert world.diary.rotations == 3
+    assert world.l1() is None
 
 
 def test_what_a_person_asks_for_is_taken_into_custody_once(world: World) -> None:

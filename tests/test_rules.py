@@ -889,6 +889,7 @@ class TestEdges:
             holds.foreign_in_sink(SinkView("file", FOREIGN)),
             holds.sink(SinkView("file", problem="down")),
             holds.in_use(OLD),
+            holds.put_back(pair(NEW, 99 * DAY, arrived=ago(99 * DAY), current=NOW), TIMING),
             holds.slots_full(()),
             holds.interrupted(()),
         ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from rekeyd.model import Key, SinkView
+from rekeyd.model import Key, Pair, SinkView, Timing
 from rekeyd.secret import short
 from rekeyd.steps import Hold
 
@@ -14,6 +14,7 @@ REASONS = (
     "foreign_in_sink",
     "sink",
     "in_use",
+    "put_back",
     "slots_full",
     "interrupted",
 )
@@ -72,6 +73,25 @@ def in_use(key_id: str) -> Hold:
         f"the superseded key {short(key_id)} is still used by something that reads no sink",
         "find it (`rekeyd status` says when it was last used) and give it a sink; "
         "`rekeyd rotate --revoke-now` cuts it off",
+    )
+
+
+def put_back(target: Pair | None, t: Timing) -> Hold | None:
+    """Say so when something puts an older pair back into sinks, which is never retired then.
+
+    Each time the sinks are given the current one again, and the overlap begins anew. After a first
+    time long ago the older pair would be gone by now.
+    """
+    if not (target and target.arrived and target.current):
+        return None
+    if target.current - target.arrived <= 2 * (t.overlap + t.grace + t.settle):
+        return None
+    return Hold(
+        "put_back",
+        f"a rotation is due, but something puts an older pair than {short(target.key_id)} back "
+        "into a sink again and again, so that one cannot be retired",
+        "`rekeyd history` names the sink that is given the pair each time; let what else writes "
+        "there, such as configuration management, leave it alone",
     )
 
 

@@ -204,7 +204,7 @@ def mint(s: Snapshot, t: Timing) -> Step | None:
     if len(s.listed.keys() | expected) < 2:
         return Mint(frozenset(s.listed))
     if any(pair.deleted or _dispensable(s, pair) for pair in s.custody.pairs):
-        return None  # a slot becomes free by itself
+        return holds.put_back(s.target, t)  # else a slot becomes free by itself
     if any(s.now < p.born + t.settle and not _shown(s, p) for p in s.custody.pairs):
         return None  # the listing is stale, so what it shows of the rest may be too
     return holds.slots_full(s.foreign)

@@ -372,6 +372,13 @@ BUGS = (
     ),
     # The way back, people, and time
     bug(
+        "nobody is told of an older pair that is put back again and again",
+        "loop",
+        "holds",
+        "    if target.current - target.arrived <=",
+        "    if target.current - target.arrived >=",
+    ),
+    bug(
         "a person's Deactivate is taken back",
         "rules",
         "rules",
