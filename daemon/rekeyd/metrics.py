@@ -69,7 +69,7 @@ class Metrics:
         self._watched: set[str] = set()
         self._rotations = Counter(
             "rekeyd_rotations",
-            "Rotations by how they went: delivered to every sink, or failed for now.",
+            "Rotations by how they went: delivered to every sink, or failed, once for each try.",
             ["identity", "outcome"],
             registry=self.registry,
         )
