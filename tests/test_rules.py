@@ -664,6 +664,24 @@ class TestRetire:
 
 
 class TestMint:
+    @pytest.mark.parametrize(("late", "held"), [(timedelta(), False), (MINUTE, True)])
+    def test_an_older_pair_that_is_put_back_for_long_is_told(
+        self, late: timedelta, held: bool
+    ) -> None:
+        arrived = NOW - 2 * (OVERLAP + GRACE + SETTLE) - late
+        pairs = (pair(OLD, 9 * DAY), pair(NEW, 8 * DAY, arrived=arrived, current=NOW))
+        seen = look(key(OLD, 9 * DAY), key(NEW, 8 * DAY), pairs=pairs, holds=NEW)
+
+        step = decide(seen).step
+
+        assert isinstance(step, Hold if held else Rest)
+        assert not held or reason(seen) == "put_back"
+
+    def test_nothing_is_put_back_over_what_is_not_there_yet(self) -> None:
+        on_its_way = pair(NEW, DAY, arrived=ago(DAY), current=None)
+
+        assert holds.put_back(None, TIMING) is holds.put_back(on_its_way, TIMING) is None
+
     def test_a_user_without_keys_gets_one(self) -> None:
         assert decide(look()) == Decision("mint", Mint(frozenset()))
 

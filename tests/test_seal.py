@@ -167,6 +167,15 @@ def test_without_systemd_there_are_no_credentials(monkeypatch):
     assert "LoadCredential=seal:" in refused.value.do
 
 
+@pytest.mark.parametrize("seal", ["file:{}/seal", "credential:seal"])
+def test_a_key_that_was_used_is_put_back_and_not_made_anew(tmp_path, monkeypatch, seal):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    for used, do in (({}, "makes one"), ({"used": True}, "put back the key that this state was")):
+        with pytest.raises(Misconfigured, match="does not exist") as refused:
+            open_sealer(seal.format(tmp_path), no_kms, **used)
+        assert do in refused.value.do
+
+
 def test_a_file_is_a_key_of_its_own(tmp_path):
     path = write(tmp_path / "key", os.urandom(32))
     sealed = open_sealer(f"file:{path}", no_kms).seal("backup_user", PAIR)

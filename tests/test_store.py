@@ -48,6 +48,20 @@ def store(folder):
     opened.close()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_state_that_was_deleted_or_replaced_is_not_written(store, folder, replaced):
+    store.save("backup_user", FULL)
+    (folder / "rekeyd.sqlite").unlink()
+    if replaced:
+        (folder / "rekeyd.sqlite").touch()
+
+    for act in (lambda: store.claim("backup_user"), lambda: store.save("backup_user", FULL)):
+        with pytest.raises(Refused, match="was deleted or replaced while rekeyd uses it") as told:
+            act()
+        assert told.value.do.startswith("put the state back")
+        assert told.value.reason == "state"
+
+
 def test_an_identity_never_seen_has_an_empty_custody(store):
     assert store.load("backup_user") == Custody()
 
