@@ -65,7 +65,7 @@ proof: $(VENV)/.test ## run the proofs, and write tests/PROOF.md anew
 mutants: $(VENV)/.test ## change the core and custody in small ways, one at a time; tests must notice
 	@$(BIN)/python tests/mutate.py $(MODULES)
 
-soak: $(VENV)/.test ## the proofs for as long as there is time: make soak MINUTES=360
+soak: $(VENV)/.test ## the proofs for as long as there is time: make soak MINUTES=240
 	@$(BIN)/python tests/soak.py --minutes $(or $(MINUTES),30)
 
 pictures: $(VENV)/.test ## draw the dashboard and the status page anew, from a real daemon; as root, 10 minutes
